@@ -1,0 +1,1 @@
+"""Unified multimodal models, one package each, all offering what `interface` lists."""
