@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 class ResizeRule:
     """How a picture is fitted before an encoder sees it, in pixels.
 
-    The longer side is at most `max_side`, the shorter side at least `min_side` where the first rule allows it, and both are
-    multiples of `stride`. The area stays within `max_pixels`.
+    The longer side is at most `max_side`, the shorter side at least `min_side` where the first rule allows it, and
+    both are multiples of `stride`. The area stays within `max_pixels`.
     """
 
     max_side: int

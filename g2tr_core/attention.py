@@ -1,0 +1,60 @@
+"""The one place that calls scaled dot-product attention.
+
+PyTorch picks the back end (flash, memory-efficient, plain) per call, and a dense mask would rule flash out. So there is
+never one: an image block sees everything (no mask), text sees its past and is causal over itself (lower-right
+alignment, which flash attention does natively). Grouped queries are not expanded.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """Softmax attention of new tokens over all rows that they may see.
+
+    Args:
+        query: [n, H, D], the last n of the m positions when `causal`.
+        key: [m, H_kv, D] with H a multiple of H_kv.
+        value: [m, H_kv, D].
+        causal: query i sees keys up to m − n + i; otherwise all m.
+
+    Returns:
+        [n, H·D] in the dtype of `query`.
+    """
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # [1, heads, rows, D]
+    grouped = q.shape[1] != k.shape[1]
+    if not causal or query.shape[0] == 1:
+        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+    elif query.shape[0] == key.shape[0]:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    else:
+        mask: Tensor = causal_lower_right(query.shape[0], key.shape[0])
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    return out[0].transpose(0, 1).reshape(query.shape[0], -1)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary position embedding, half-split layout.
+
+    Args:
+        positions: [..., n] integers.
+        head_dim: D, even.
+        theta: the base of the wavelengths.
+
+    Returns:
+        Two fp32 tensors [..., n, 1, D/2], to broadcast over heads.
+    """
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angles = positions.float()[..., None] / theta**steps  # [..., n, D/2]
+    return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the two halves of every head: x [..., n, H, D] -> the same shape and dtype, computed in fp32."""
+    cos, sin = table
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -1,0 +1,155 @@
+"""From a picture to what BAGEL's two encoders take: sizes, pixels, patches, positions.
+
+The autoencoder's resize comes first and the ViT sees *its* result, not the original, as in the published inferencer. Sizes, 8-bit
+resized pictures and normalised pixels equal the published transforms bit for bit (goldens `transforms`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...errors import ImageError, SettingsError
+from ...images import to_tensor
+from .config import BagelConfig, ResizeRule
+
+Size = tuple[int, int]  # width, height in pixels, as Pillow has it
+Grid = tuple[int, int]  # rows, columns of patches
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One picture, ready for both encoders.
+
+    Attributes:
+        vae_pixels: [3, H, W] float32 of -1..1 for the autoencoder.
+        vit_patches: [N, 3·patch²] float32 of -1..1 for the ViT, row by row.
+        vit_grid: rows and columns of `vit_patches`; their product is N.
+        latent_grid: rows and columns of latent tokens that the autoencoder and patchify make of `vae_pixels`.
+        size: width and height of `vae_pixels`, which is also the size of an edit of this picture.
+    """
+
+    vae_pixels: Tensor
+    vit_patches: Tensor
+    vit_grid: Grid
+    latent_grid: Grid
+    size: Size
+
+
+def prepare(image: Image.Image, config: BagelConfig) -> Prepared:
+    """Resize, normalise and patch one RGB picture (from `open_image`) for both encoders.
+
+    Raises:
+        ImageError: the picture is empty or not of mode RGB.
+    """
+    vae_image = resize(image, config.vae_resize)
+    vit_image = resize(vae_image, config.vit_resize)
+    latent_stride = config.latent_downsample * config.latent_patch
+    return Prepared(
+        vae_pixels=pixels(vae_image),
+        vit_patches=patchify(pixels(vit_image), config.vit_patch),
+        vit_grid=(vit_image.height // config.vit_patch, vit_image.width // config.vit_patch),
+        latent_grid=(vae_image.height // latent_stride, vae_image.width // latent_stride),
+        size=vae_image.size,
+    )
+
+
+def fit_size(width: int, height: int, rule: ResizeRule) -> Size:
+    """The width and height that the published `ImageTransform` resizes a picture to.
+
+    The short side is first brought up to `min_side`, even where that takes the long side over `max_side`; the limits on area and
+    long side then shrink the result. Each step rounds, so the order of the steps is part of the result. The limit on area scales each
+    side by limit / area, without a square root: a very long picture shrinks more than it must, and then again to `max_side`.
+
+    Returns:
+        (width, height), multiples of `rule.stride` and at least one stride; at most `rule.max_side` where that is a multiple too.
+
+    Raises:
+        ImageError: the picture is empty.
+    """
+    if min(width, height) < 1:
+        raise ImageError(f"a picture of {width}x{height} pixels is empty", where="image", fix="Give at least one pixel")
+
+    def scaled(side: int, scale: float) -> int:
+        return max(1, round(round(side * scale) / rule.stride)) * rule.stride
+
+    scale = max(min(rule.max_side / max(width, height), 1.0), rule.min_side / min(width, height))
+    width, height = scaled(width, scale), scaled(height, scale)
+    if width * height > rule.max_pixels:
+        scale = rule.max_pixels / (width * height)
+        width, height = scaled(width, scale), scaled(height, scale)
+    if max(width, height) > rule.max_side:
+        scale = rule.max_side / max(width, height)
+        width, height = scaled(width, scale), scaled(height, scale)
+    return width, height
+
+
+def resize(image: Image.Image, rule: ResizeRule) -> Image.Image:
+    """An RGB picture at the size that `rule` gives it: bicubic, antialiased, on 8 bits.
+
+    Raises:
+        ImageError: the picture is empty.
+    """
+    return image.resize(fit_size(*image.size, rule), Image.Resampling.BICUBIC)
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """An RGB picture as [3, H, W] float32 of -1..1.
+
+    Raises:
+        ImageError: the picture is of another mode.
+    """
+    return to_tensor(image).permute(2, 0, 1).contiguous().sub(0.5).div(0.5)
+
+
+def patchify(channels: Tensor, patch: int) -> Tensor:
+    """Cut [C, h·patch, w·patch] into tokens [h·w, patch·patch·C], row by row; inside a token: row, column, channel.
+
+    Pixels for the ViT and latents for the language model are laid out alike.
+    """
+    cells = channels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # [C, h, p, w, q]
+    return cells.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
+
+
+def unpatchify(tokens: Tensor, grid: Grid, patch: int) -> Tensor:
+    """The inverse of `patchify`: [h·w, patch·patch·C] -> [C, h·patch, w·patch] for grid (h, w)."""
+    cells = tokens.unflatten(0, grid).unflatten(2, (patch, patch, -1))  # [h, w, p, q, C]
+    return cells.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
+
+
+def grid_positions(grid: Grid, side: int) -> Tensor:
+    """Position of each cell of `grid`, row by row, in a stored table of `side` x `side`: int64 [h·w], row · side + column.
+
+    Raises:
+        SettingsError: the grid does not fit the table.
+    """
+    rows, columns = grid
+    if max(grid) > side:
+        raise SettingsError(
+            f"a grid of {rows}x{columns} patches does not fit the {side} positions a side that the checkpoint stores",
+            fix=f"Use a picture of at most {side} patches a side",
+        )
+    return (torch.arange(rows)[:, None] * side + torch.arange(columns)).flatten()
+
+
+def latent_grid_for(width: int, height: int, config: BagelConfig) -> Grid:
+    """Rows and columns of latent tokens for a picture of `width` x `height` pixels asked for by a person.
+
+    Sides that are no multiple of a token's stride (16 pixels) are rounded down to one.
+
+    Raises:
+        SettingsError: a side is shorter than one token or longer than the positions that the checkpoint stores (1024 pixels).
+    """
+    stride = config.latent_downsample * config.latent_patch
+    limit = config.latent_side * stride
+    for name, side in (("width", width), ("height", height)):
+        if not stride <= side <= limit:
+            raise SettingsError(
+                f"{side} pixels are outside {stride} to {limit}",
+                where=name,
+                fix=f"Choose a multiple of {stride} between {stride} and {limit}",
+            )
+    return height // stride, width // stride
