@@ -1,7 +1,7 @@
 """From a picture to what BAGEL's two encoders take: sizes, pixels, patches, positions.
 
-The autoencoder's resize comes first and the ViT sees *its* result, not the original, as in the published inferencer. Sizes, 8-bit
-resized pictures and normalised pixels equal the published transforms bit for bit (goldens `transforms`).
+The autoencoder's resize comes first and the ViT sees *its* result, not the original, as in the published inferencer.
+Sizes, 8-bit resized pictures and normalised pixels equal the published transforms bit for bit (goldens `transforms`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ... import checks
 from ...errors import ImageError, SettingsError
-from ...images import to_tensor
+from ...images import Picture, open_image, to_tensor
 from .config import BagelConfig, ResizeRule
 
 Size = tuple[int, int]  # width, height in pixels, as Pillow has it
@@ -39,13 +40,17 @@ class Prepared:
     size: Size
 
 
-def prepare(image: Image.Image, config: BagelConfig) -> Prepared:
-    """Resize, normalise and patch one RGB picture (from `open_image`) for both encoders.
+def prepare(picture: Picture, config: BagelConfig) -> Prepared:
+    """Open, resize, normalise and patch one picture for both encoders.
+
+    Args:
+        picture: anything that `open_image` takes.
+        config: sizes of the network; its two resize rules and patches are used.
 
     Raises:
-        ImageError: the picture is empty or not of mode RGB.
+        ImageError: the picture cannot be opened.
     """
-    vae_image = resize(image, config.vae_resize)
+    vae_image = resize(open_image(picture), config.vae_resize)
     vit_image = resize(vae_image, config.vit_resize)
     latent_stride = config.latent_downsample * config.latent_patch
     return Prepared(
@@ -60,12 +65,13 @@ def prepare(image: Image.Image, config: BagelConfig) -> Prepared:
 def fit_size(width: int, height: int, rule: ResizeRule) -> Size:
     """The width and height that the published `ImageTransform` resizes a picture to.
 
-    The short side is first brought up to `min_side`, even where that takes the long side over `max_side`; the limits on area and
-    long side then shrink the result. Each step rounds, so the order of the steps is part of the result. The limit on area scales each
-    side by limit / area, without a square root: a very long picture shrinks more than it must, and then again to `max_side`.
+    The short side is first brought up to `min_side`, even where that takes the long side over `max_side`; then the
+    limits on area and on the long side shrink the result. Each step rounds, so their order is part of the result. The
+    limit on area scales both sides by limit / area, without the square root that would just meet it, as published.
 
     Returns:
-        (width, height), multiples of `rule.stride` and at least one stride; at most `rule.max_side` where that is a multiple too.
+        (width, height), multiples of `rule.stride`, at least one stride; at most `rule.max_side` where that is a
+        multiple too.
 
     Raises:
         ImageError: the picture is empty.
@@ -121,7 +127,7 @@ def unpatchify(tokens: Tensor, grid: Grid, patch: int) -> Tensor:
 
 
 def grid_positions(grid: Grid, side: int) -> Tensor:
-    """Position of each cell of `grid`, row by row, in a stored table of `side` x `side`: int64 [h·w], row · side + column.
+    """Where each cell of `grid` lies in a stored table of `side` x `side`: int64 [h·w], row · side + column.
 
     Raises:
         SettingsError: the grid does not fit the table.
@@ -141,15 +147,11 @@ def latent_grid_for(width: int, height: int, config: BagelConfig) -> Grid:
     Sides that are no multiple of a token's stride (16 pixels) are rounded down to one.
 
     Raises:
-        SettingsError: a side is shorter than one token or longer than the positions that the checkpoint stores (1024 pixels).
+        SettingsError: a side is no whole number, shorter than one token, or longer than the stored positions reach
+            (1024 pixels).
     """
     stride = config.latent_downsample * config.latent_patch
     limit = config.latent_side * stride
-    for name, side in (("width", width), ("height", height)):
-        if not stride <= side <= limit:
-            raise SettingsError(
-                f"{side} pixels are outside {stride} to {limit}",
-                where=name,
-                fix=f"Choose a multiple of {stride} between {stride} and {limit}",
-            )
+    checks.whole("width", width, low=stride, high=limit)
+    checks.whole("height", height, low=stride, high=limit)
     return height // stride, width // stride

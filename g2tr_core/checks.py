@@ -1,0 +1,57 @@
+"""Checks of settings, one line each where they are used; each names the field, the limits and the value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import SettingsError
+
+
+def number(field: str, value: Any, *, low: float, high: float) -> None:
+    """Refuse anything but a finite number in low … high."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise SettingsError(f"{value!r} is not a number", where=field, fix=f"Use a number from {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise SettingsError(f"{value:g} is out of range", where=field, fix=f"Use a number from {low:g} to {high:g}")
+
+
+def whole(field: str, value: Any, *, low: int, high: int) -> None:
+    """Refuse anything but a whole number in low … high."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingsError(f"{value!r} is not a whole number", where=field, fix=f"Use one from {low} to {high}")
+    if not low <= value <= high:
+        raise SettingsError(f"{value} is out of range", where=field, fix=f"Use a whole number from {low} to {high}")
+
+
+def one_of(field: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse anything but one of the choices."""
+    if value not in choices:
+        raise SettingsError(f"{value!r} is not a choice", where=field, fix=f"Choose one of: {', '.join(choices)}")
+
+
+def flag(field: str, value: Any) -> None:
+    """Refuse anything but True or False."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{value!r} is neither on nor off", where=field, fix="Use True or False")
+
+
+def text(field: str, value: Any) -> None:
+    """Refuse anything but a string."""
+    if not isinstance(value, str):
+        raise SettingsError(f"needs text, got {type(value).__name__}", where=field, fix="Pass a string")
+
+
+def seed(value: Any) -> None:
+    """Refuse anything but a seed that torch's generators take: 0 … 2^64 − 1."""
+    whole("seed", value, low=0, high=2**64 - 1)
+
+
+def size(field: str, value: Any) -> tuple[int, int]:
+    """Refuse anything but (width, height) in whole pixels; the model's own limits come later."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise SettingsError(f"{value!r} is not a size", where=field, fix="Give width and height in pixels")
+    for name, side in zip(("width", "height"), value, strict=True):
+        whole(f"{field} {name}", side, low=1, high=65536)
+    return value[0], value[1]
