@@ -107,7 +107,7 @@ def timesteps(count: int, shift: float) -> Tensor:
         [count] fp32 on the CPU.
     """
     even = torch.linspace(1, 0, count)
-    return shift * even / (1 + (shift - 1) * even)
+    return (shift * even / (1 + (shift - 1) * even)).clamp(max=1.0)  # rounding must not leave guidance's interval
 
 
 def guide(full: Tensor, no_text: Tensor, no_image: Tensor | None, guidance: Guidance) -> Tensor:

@@ -154,6 +154,7 @@ class Replay:
             ),
         )
         noise = self.recorded["init_noise"]
+        self.checked.add("init_noise")
         if any(isinstance(entry, Path) for entry in inputs):
             instruction = inputs.pop() if isinstance(inputs[-1], str) else ""
             reading = self.model.read(inputs, self.reduction, purpose="edit", think=think is not None)
@@ -161,9 +162,7 @@ class Replay:
             painting = self.model.edit(reading, instruction, self.sampling, noise=noise, think=think)
         else:
             height, width = params["image_shapes"]
-            painting = self.model.imagine(
-                inputs[0], self.sampling, size=(width, height), noise=noise, think=think
-            )
+            painting = self.model.imagine(inputs[0], self.sampling, size=(width, height), noise=noise, think=think)
         if "text_output" in self.record:
             assert painting.thinking == "".join(self.record["text_output"])
         patches = preprocess.patchify(painting.latent, self.model.config.latent_patch)
@@ -217,7 +216,8 @@ class Replay:
         def recorded_encode(pixels):
             index = encoded[0] * (2 if twice else 1)
             encoded[0] += 1
-            replay._check_encoder(pixels, index)
+            for again in (index, index + 1) if twice else (index,):
+                replay._check_encoder(pixels, again)
             return replay.recorded[f"vae_latent.{index}"][0]
 
         def recording_anchors(latent, pool):
@@ -264,9 +264,11 @@ class Replay:
             self.check(f"ev{event.get('i', 0)}.vit.vit_out", output)
 
     def _check_encoder(self, pixels: torch.Tensor, index: int) -> None:
-        mean, deviation = self.model.vae.encode_moments(pixels)
-        noise = self.recorded.get(f"vae_noise.{index}")
-        sample = mean if noise is None or not self.record["vae_sample"] else mean + deviation * noise[0]
+        mean, log_variance = self.model.vae.encode_moments(pixels).chunk(2)
+        sample = mean
+        if self.record["vae_sample"]:
+            sample = mean + torch.exp(0.5 * log_variance) * self.recorded[f"vae_noise.{index}"][0]
+            self.checked.add(f"vae_noise.{index}")
         self.check(f"vae_latent.{index}", 0.3611 * (sample - 0.1159))
 
     def _note_block(self, und, gen, memory, outputs) -> None:
