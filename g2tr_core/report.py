@@ -105,9 +105,9 @@ class Report:
         saved = self.ms.get("prefill", 0.0) * (self.prefill_flops.factor - 1)
         if spent > saved and "reduction" in self.ms:
             self.notes.append(
-                f"Encoding the latent and reducing took {spent:,.0f} ms and saves about {saved:,.0f} ms of prefill: this "
-                "picture is read faster with all its tokens (keep_ratio 1.0). The KV cache is smaller all the same, and "
-                "every further question profits."
+                f"Encoding the latent and reducing took {spent:,.0f} ms and saves about {saved:,.0f} ms of prefill: "
+                "this picture is read faster with all its tokens (keep_ratio 1.0). The KV cache is smaller all the "
+                "same, and every further question profits."
             )
 
     def after(self, earlier: Report) -> Report:

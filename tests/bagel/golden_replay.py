@@ -23,6 +23,7 @@ from g2tr_core.context import Canvas, Context, KVCache
 from g2tr_core.decoding import Decoding
 from g2tr_core.reduction import Reduction
 from g2tr_core.sampling import Guidance, Sampling, guide
+from g2tr_core.umm.bagel import generate as generate_module
 from g2tr_core.umm.bagel import model as model_module
 from g2tr_core.umm.bagel import preprocess
 from g2tr_core.umm.bagel.config import ResizeRule
@@ -203,7 +204,8 @@ class Replay:
     def _recording(self):
         """Let the model run as it is, and compare what passes the borders between its parts."""
         model, decoder, replay = self.model, self.model.network.language_model.model, self
-        remember, write, denoise, anchors = decoder.remember, model._write, model._denoise, model.anchors
+        remember, anchors = decoder.remember, model.anchors
+        write, paint = model_module.write_tokens, model_module.paint_latent
         pictures = [event for event in self.record["events"] if event["op"] in ("image", "chat")]
         latents = sorted(name for name in self.recorded if re.fullmatch(r"vae_latent\.\d+", name))
         twice = len(latents) == 2 * len(pictures)  # once for the context, once more for the anchors
@@ -227,16 +229,15 @@ class Replay:
             replay.check(f"ev{pictures[encoded[0] - 1].get('i', 0)}.vit.anchors", result[0])
             return result
 
-        def recording_write(context, *arguments):
+        def recording_write(network, context, decoding):
             if replay.record.get("understanding_output"):
                 replay._check_rows("gen", context)
-            text = write(context, *arguments)
+            yield from write(network, context, decoding)
             replay._check_writing(context)
-            return text
 
-        def recording_denoise(conversation, *arguments):
+        def recording_paint(network, conversation, *arguments):
             replay._check_contexts(conversation)
-            return denoise(conversation, *arguments)
+            return paint(network, conversation, *arguments)
 
         def note_vit(module, arguments, output):
             replay.vit_outputs.append(output)
@@ -253,9 +254,9 @@ class Replay:
                 patch.object(decoder, "remember", recording_remember),
                 patch.object(model.vae, "encode", recorded_encode),
                 patch.object(model, "anchors", recording_anchors),
-                patch.object(model, "_write", recording_write),
-                patch.object(model, "_denoise", recording_denoise),
-                patch.object(model_module, "Denoiser", RecordingDenoiser),
+                patch.object(model_module, "write_tokens", recording_write),
+                patch.object(model_module, "paint_latent", recording_paint),
+                patch.object(generate_module, "Denoiser", RecordingDenoiser),
             ):
                 yield
         finally:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ... import checks
-from ...context import Canvas, Context
-from ...decoding import Decoding, choose
-from ...errors import G2TRError, SettingsError
+from ...decoding import Decoding
+from ...errors import SettingsError
+from ...inference import inference
 from ...reduction import Reduced, Reduction, pool_latent, reduce
 from ...report import DecoderCost, Report, Stopwatch
-from ...sampling import Guidance, Sampling, denoise, timesteps
+from ...sampling import Guidance, Sampling
 from ..interface import Answer, Input, Painting, Progress, Purpose
 from .checkpoint import Parts, load_parts
 from .conversation import TEXT_ROOM, Conversation, Picture
-from .network import Denoiser
+from .generate import check_finite, paint_latent, write_tokens
 from .preprocess import grid_positions, latent_grid_for, patchify, prepare, unpatchify
 from .prompts import THINK_FIRST, split_thinking
 from .reading import EncodedPicture, EncodedText, Encoding, Item, Reading
@@ -29,25 +28,6 @@ from .reading import EncodedPicture, EncodedText, Encoding, Item, Reading
 EDITING = Sampling()
 IMAGINING = Sampling(guidance=Guidance(image_scale=1.0, interval=(0.4, 1.0), renorm="global"))
 THINKING = Decoding(max_tokens=1000)
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _inference(function: F) -> F:
-    """Run without gradients, and turn running out of memory into advice."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            with torch.inference_mode():
-                return function(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            raise G2TRError(
-                "the GPU ran out of memory",
-                fix="Use a smaller output size, a lower keep_ratio or fp8 weights, or turn batch_guidance off",
-            ) from error
-
-    return cast(F, wrapped)
 
 
 class Bagel:
@@ -76,7 +56,7 @@ class Bagel:
         kv_bytes = 2 * config.layers * kv_inner * self.network.compute_dtype.itemsize
         return DecoderCost(config.layers * a_layer, config.layers * inner, kv_bytes)
 
-    @_inference
+    @inference
     def encode(self, inputs: Input | Sequence[Input]) -> Encoding:
         """Run the ViT over every picture and the tokenizer over every text.
 
@@ -100,7 +80,7 @@ class Bagel:
             items.append(EncodedPicture(prepared, features))
         return Encoding(tuple(items), watch.milliseconds())
 
-    @_inference
+    @inference
     def read(
         self,
         inputs: Input | Sequence[Input] | Encoding,
@@ -151,7 +131,7 @@ class Bagel:
             reading.report.note_encode_cost()
         return reading
 
-    @_inference
+    @inference
     def answer(
         self,
         reading: Reading,
@@ -180,11 +160,11 @@ class Bagel:
             with watch.stage("prefill"):
                 conversation = conversation.say(self._ids(question))
         with watch.stage("decode"):
-            text = self._write(conversation.full, decoding or Decoding(), "decode", progress)
+            text = self._write(conversation, decoding or Decoding(), "decode", progress)
         thinking, text = split_thinking(text) if think else ("", text)
         return Answer(text, thinking, self._report(reading, conversation, watch))
 
-    @_inference
+    @inference
     def edit(
         self,
         reading: Reading,
@@ -216,7 +196,7 @@ class Bagel:
         conversation = self._conversation(reading, "edit", think is not None, watch)
         return self._paint(conversation, instruction, grid, sampling, think, noise, progress, watch, reading)
 
-    @_inference
+    @inference
     def imagine(
         self,
         prompt: str,
@@ -297,23 +277,13 @@ class Bagel:
             latent_positions=self._latent_positions(encoded.prepared.latent_grid),
         )
 
-    def _write(self, context: Context, decoding: Decoding, stage: str, progress: Progress | None) -> str:
-        """Generate a text behind a context, which stays as it is."""
+    def _write(self, conversation: Conversation, decoding: Decoding, stage: str, progress: Progress | None) -> str:
+        """Generate a text behind a conversation, which stays as it is."""
         ids: list[int] = []
-        generator = decoding.generator()
-        token = torch.full((1,), self.network.tokens.im_start, device=self.device)
-        context.cache.reserve(context.length + decoding.max_tokens)
-        for index in range(decoding.max_tokens):
-            context, logits = self.network.next_logits(context, token)
-            if index == 0:
-                self._check_finite(logits, "text")
-            token = choose(logits, decoding, generator)
-            chosen = int(token)
-            if chosen == self.network.tokens.im_end:
-                break
-            ids.append(chosen)
+        for token in write_tokens(self.network, conversation.full, decoding):
+            ids.append(token)
             if progress is not None:
-                progress(stage, index + 1, decoding.max_tokens)
+                progress(stage, len(ids), decoding.max_tokens)
         text: str = self.tokenizer.decode(ids)
         return text
 
@@ -335,49 +305,26 @@ class Bagel:
         thinking = ""
         if think is not None:
             with watch.stage("decode"):
-                thinking = self._write(conversation.full, think, "think", progress)
+                thinking = self._write(conversation, think, "think", progress)
             with watch.stage("prefill"):
                 conversation = conversation.think(self._ids(thinking))
+
+        def preview(done: int, total: int, patches: Tensor) -> None:
+            if progress is not None:
+                progress("denoise", done, total, unpatchify(patches, grid, self.config.latent_patch))
+
         with watch.stage("denoise"):
-            latent = self._denoise(conversation, grid, sampling, noise, progress)
+            places = self._latent_positions(grid)
+            patches = paint_latent(self.network, conversation, places, sampling, noise, preview)
+            latent = unpatchify(patches, grid, self.config.latent_patch)
         with watch.stage("vae_decode"):
             pixels = self.vae.decode(latent).float()
-        self._check_finite(pixels, "picture")
+        check_finite(pixels, "picture", self.network.compute_dtype)
         pixels = (pixels / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
         return Painting(pixels, latent, thinking, self._report(reading, conversation, watch))
 
-    def _denoise(
-        self,
-        conversation: Conversation,
-        grid: tuple[int, int],
-        sampling: Sampling,
-        noise: Tensor | None,
-        progress: Progress | None,
-    ) -> Tensor:
-        """From noise to a latent [16, h, w] beside a conversation."""
-        tokens, guidance = grid[0] * grid[1], sampling.guidance
-        noise = sampling.noise(tokens, self.config.patch_channels) if noise is None else noise
-        contexts, plan = conversation.branches(image_guidance=guidance.image_scale > 1, batched=sampling.batch_guidance)
-
-        def on_step(done: int, total: int, latent: Tensor) -> None:
-            if progress is not None:
-                progress("denoise", done, total, unpatchify(latent, grid, self.config.latent_patch))
-
-        with Canvas(contexts, tokens + 2) as canvas:
-            denoiser = Denoiser(self.network, canvas, self._latent_positions(grid))
-            times = timesteps(sampling.steps, sampling.timestep_shift)
-            latent = denoise(denoiser, noise.to(self.device), times, plan, guidance, on_step)
-        return unpatchify(latent, grid, self.config.latent_patch)
-
     def _report(self, reading: Reading, conversation: Conversation, watch: Stopwatch) -> Report:
         return self.cost.report(list(conversation.blocks), reading.visual_tokens, watch.milliseconds())
-
-    def _check_finite(self, values: Tensor, what: str) -> None:
-        if not torch.isfinite(values).all():
-            raise G2TRError(
-                f"the {what} came out as not-a-number in {self.network.compute_dtype}",
-                fix="Load the model in bf16 or fp32; if it happens there too, the weights are damaged",
-            )
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long, device=self.device)

@@ -1,0 +1,30 @@
+"""How every public method of a model runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+from .errors import G2TRError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def inference(function: F) -> F:
+    """Run without gradients, and turn running out of memory into advice."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(torch.OutOfMemoryError), torch.inference_mode():
+            return function(*args, **kwargs)
+        # Raised out here, where the failed frames and the tensors that they hold are gone already.
+        raise G2TRError(
+            "the GPU ran out of memory",
+            fix="Use a smaller output size, a lower keep_ratio or fp8 weights, or turn batch_guidance off",
+        )
+
+    return cast(F, wrapped)
