@@ -8,7 +8,9 @@ can run code, and every other kind of file is refused with what to use instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import mmap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .diagnosis import GET_PLAIN, PICKLES, diagnose
 from .errors import CheckpointError, SettingsError
 from .operations import FLOAT8
 
-FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16} | dict(
-    zip(("F8_E4M3", "F8_E5M2"), FLOAT8, strict=False)
-)
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 """What weights may be stored as: safetensors' names and torch's."""
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-GET_FILE = "Download the file again"
-GET_PLAIN = "Use the bf16 file of this model, or its fp8 file"
+WINDOW = 2**30  # bytes of a memory map
 
 SCALES = (".scale_weight", ".weight_scale")
 NO_WEIGHTS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # beside fp8 weights, for fp8 arithmetic
@@ -41,23 +47,41 @@ QUANTISED = {
 }
 
 
-class TensorFile:
-    """One safetensors file, open.
+class MappedFile:
+    """A file in memory maps that are private to this process: writing to one does not change the file.
+
+    Maps are windows of the file: one of 29 GB is refused by systems with less memory, though no page of it is in use.
 
     Args:
         path: the file. While tensors that were loaded without a copy live, it must not be replaced or cut.
-
-    Raises:
-        CheckpointError: it is no safetensors file, or a broken one.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.handle = _open(path)
-        self.tensors: dict[str, StoredTensor] = {}
-        for name in self.handle.keys():  # noqa: SIM118 (a handle is no mapping)
-            view = self.handle.get_slice(name)
-            self.tensors[name] = StoredTensor(self, name, str(view.get_dtype()), tuple(view.get_shape()))
+        self.path, self.size = path, path.stat().st_size
+        self.windows: dict[int, mmap.mmap] = {}
+
+    def shared(self, begin: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Values from byte `begin`, [count], in a map that stays for other tensors to share."""
+        first = begin - begin % WINDOW
+        if begin + count * dtype.itemsize > first + WINDOW:
+            return self.alone(begin, count, dtype)
+        if first not in self.windows:
+            self.windows[first] = self._map(first, min(WINDOW, self.size - first))
+        return torch.frombuffer(self.windows[first], dtype=dtype, count=count, offset=begin - first)
+
+    def alone(self, begin: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Values from byte `begin`, [count], in a map that goes when they go."""
+        before = begin % mmap.ALLOCATIONGRANULARITY
+        pages = self._map(begin - before, before + count * dtype.itemsize)
+        return torch.frombuffer(pages, dtype=dtype, count=count, offset=before)
+
+    def _map(self, first: int, size: int) -> mmap.mmap:
+        try:
+            with self.path.open("rb") as file:
+                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=first)
+        except (OSError, ValueError) as error:
+            fix = "See that it is still there and whole, and that memory is left"
+            raise CheckpointError(f"the file cannot be mapped ({error})", where=str(self.path), fix=fix) from error
 
 
 @dataclass(frozen=True)
@@ -66,13 +90,15 @@ class StoredTensor:
 
     Args:
         file: where it is.
+        begin: its first byte there.
         name: what it is called there.
         dtype: safetensors' name of its type, such as BF16.
-        shape: what `load` returns; the file may have it with more dimensions of length 1.
+        shape: of what `load` returns; in the file it may have more dimensions of length 1.
         scale: one number to multiply fp8 values with, or None.
     """
 
-    file: TensorFile
+    file: MappedFile
+    begin: int
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -86,23 +112,55 @@ class StoredTensor:
     def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Read, scale, convert and move it.
 
-        On the CPU, without a scale and in the stored type, the result is the memory map itself: no copy, read from the disk
-        when it is first used, and dropped by the system when memory is short. Otherwise the file is mapped for this tensor
-        alone, so that pages that were already converted do not stay in memory.
+        On the CPU, without a scale and in the stored type, the result is the memory map itself: no copy, read from the
+        disk when it is first used, and dropped by the system when memory is short. Otherwise the tensor is mapped
+        alone, so that pages that were already converted do not stay in memory. Converting allocates nothing but the
+        result in the common case: short-lived pieces between results would fragment the heap.
 
         Returns:
-            [*shape] of `dtype` on `device`. Values beyond the range of an 8-bit type are its limits, not NaN.
+            [*shape] of `dtype` on `device`. Values beyond the range of `dtype` are its limits, not infinite.
+
+        Raises:
+            CheckpointError: the file went away or was cut since it was opened.
         """
+        count = math.prod(self.shape)
+        if count == 0:
+            return torch.empty(self.shape, dtype=dtype, device=device)
         if self.scale is None and device.type == "cpu" and self.torch_dtype == dtype:
-            mapped: Tensor = self.file.handle.get_tensor(self.name)
-            return mapped.reshape(self.shape)
-        tensor: Tensor = _open(self.file.path).get_tensor(self.name)
+            return self.file.shared(self.begin, count, dtype).reshape(self.shape)
+        values = self.file.alone(self.begin, count, self.torch_dtype).reshape(self.shape)
         if self.scale is not None:
-            tensor = tensor.float() * self.scale.load(torch.float32, torch.device("cpu"))
-        if dtype in FLOAT8 and tensor.dtype != dtype:
-            limit = torch.finfo(dtype).max
-            tensor = (tensor.half() if tensor.dtype in FLOAT8 else tensor).clamp(-limit, limit)
-        return tensor.to(device=device, dtype=dtype).reshape(self.shape)
+            scale = self.scale.load(torch.float32, torch.device("cpu")).item()
+            values = values.to(torch.bfloat16 if dtype in FLOAT8 else dtype).mul_(scale)
+        limit = torch.finfo(dtype).max
+        if limit < torch.finfo(values.dtype).max and _largest(values) > limit:
+            values = values.float().clamp(-limit, limit)
+        return values.to(device=device, dtype=dtype)
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Open a safetensors file: its tensors by name; none of their data is read.
+
+    Raises:
+        CheckpointError: it is no safetensors file, or a broken one.
+    """
+    try:
+        # safetensors' own reader checks the header. As numpy, for its map of a whole file for torch is writable, and so
+        # refused by systems with less memory than the file has bytes.
+        with safe_open(str(path), framework="np"):
+            pass
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        what, fix = diagnose(path, error)
+        raise CheckpointError(what, where=str(path), fix=fix) from error
+    header.pop("__metadata__", None)
+    file = MappedFile(path)
+    return {
+        name: StoredTensor(file, 8 + length + entry["data_offsets"][0], name, entry["dtype"], tuple(entry["shape"]))
+        for name, entry in header.items()
+    }
 
 
 def find_safetensors(path: Path) -> list[Path]:
@@ -128,42 +186,35 @@ def find_safetensors(path: Path) -> list[Path]:
     return found
 
 
-def plain(tensors: Mapping[str, StoredTensor], allowed: Sequence[str] = ()) -> dict[str, StoredTensor]:
+def plain(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Weights without what quantisation adds: scales of fp8 weights join the weights that they belong to.
 
     Raises:
         CheckpointError: the weights are quantised in a way that cannot be read.
     """
-    weights, scales = {}, {}
-    for name, tensor in tensors.items():
-        if name.endswith(SCALES):
-            scales[name.rpartition(".")[0] + ".weight"] = tensor
-        elif not name.endswith(NO_WEIGHTS):
-            weights[name] = tensor
-    for name, tensor in weights.items():
-        refuse_quantised(name, tensor)
+    refuse_quantised(tensors.values())
+    scales = {name: tensor for name, tensor in tensors.items() if name.endswith(SCALES)}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.endswith((*SCALES, *NO_WEIGHTS))}
+    for tensor in weights.values():
+        if tensor.dtype not in FLOATS:
+            what = f"tensor {tensor.name} has {tensor.dtype} values, a quantisation that cannot be read"
+            raise CheckpointError(what, where=str(tensor.file.path), fix=GET_PLAIN)
     for name, scale in scales.items():
-        if name not in weights or weights[name].torch_dtype not in FLOAT8 or any(side != 1 for side in scale.shape):
-            raise CheckpointError(
-                f"tensor {scale.name} of shape {list(scale.shape)} is not the scale of one whole fp8 weight",
-                where=str(scale.file.path),
-                fix=GET_PLAIN,
-            )
-        weights[name] = replace(weights[name], scale=replace(scale, shape=()))
+        weight = weights.get(name.rpartition(".")[0] + ".weight")
+        if weight is None or weight.torch_dtype not in FLOAT8 or any(side != 1 for side in scale.shape):
+            what = f"tensor {scale.name} of shape {list(scale.shape)} is not the scale of one whole fp8 weight"
+            raise CheckpointError(what, where=str(scale.file.path), fix=GET_PLAIN)
+        weights[name.rpartition(".")[0] + ".weight"] = replace(weight, scale=replace(scale, shape=()))
     return weights
 
 
-def refuse_quantised(name: str, tensor: StoredTensor) -> None:
-    """Raise CheckpointError if a tensor belongs to a quantised layout or is of a type that no weight has."""
-    layout = next((layout for mark, layout in QUANTISED.items() if mark in name), None)
-    if layout is None and tensor.dtype not in FLOATS:
-        layout = f"quantised ({tensor.dtype} values)"
-    if layout is not None:
-        raise CheckpointError(
-            f"the weights are {layout}, which cannot be read (tensor {tensor.name})",
-            where=str(tensor.file.path),
-            fix=GET_PLAIN,
-        )
+def refuse_quantised(tensors: Iterable[StoredTensor]) -> None:
+    """Raise CheckpointError if the names are those of a quantised layout that cannot be read."""
+    for tensor in tensors:
+        for mark, layout in QUANTISED.items():
+            if mark in tensor.name:
+                what = f"the weights are {layout}, which cannot be read (tensor {tensor.name})"
+                raise CheckpointError(what, where=str(tensor.file.path), fix=GET_PLAIN)
 
 
 def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Tensor], *, model: str, fix: str) -> None:
@@ -190,7 +241,9 @@ def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Ten
     }
     told = [f"{len(names)} {kind} ({'; '.join(names[:5])})" for kind, names in findings.items() if names]
     if told:
-        raise CheckpointError(f"the tensors are not those of {model}: {', '.join(told)}", where=files_of(stored), fix=fix)
+        raise CheckpointError(
+            f"the tensors are not those of {model}: {', '.join(told)}", where=files_of(stored), fix=fix
+        )
 
 
 def files_of(stored: Mapping[str, StoredTensor]) -> str:
@@ -239,42 +292,7 @@ def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype]) -> t
     return checked
 
 
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(str(path), framework="pt")
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        what, fix = _diagnose(path, error)
-        raise CheckpointError(what, where=str(path), fix=fix) from error
-
-
-def _diagnose(path: Path, error: Exception) -> tuple[str, str]:
-    """What a file that does not open seems to be, and what to do."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(4096)
-            header_size = int.from_bytes(start[:8], "little")
-            header = start[8:] + file.read(header_size - 4088) if 4088 < header_size <= size else start[8:]
-    except OSError as failure:
-        return f"the file cannot be read ({failure.strerror})", "Check the path and its permissions"
-    text = start.lstrip().lower()
-    if size == 0:
-        return "the file is empty", GET_FILE
-    if text.startswith(b"version https://git-lfs"):
-        return "this is a git-lfs pointer, not the weights themselves", "Run `git lfs pull`, or download the file again"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "this is a web page, not weights", "Download again; a site may ask you to log in or accept a licence first"
-    if text.startswith(b"gguf"):
-        return "this is a GGUF file, which is not supported", GET_PLAIN
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")) or path.suffix.lower() in PICKLES:
-        return "this is a pickle, which can run code; weights come only from safetensors", "Convert it to safetensors"
-    if header_size > size - 8:
-        return f"the header ends behind the end of the file ({size} bytes): cut short, or no safetensors file", GET_FILE
-    try:
-        entries = json.loads(header[:header_size])
-        end = 8 + header_size + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return f"this is no safetensors file, or a damaged one ({error})", GET_FILE
-    if end != size:
-        return f"the file has {size} bytes and should have {end}: the download was cut short or damaged", GET_FILE
-    return f"the file is damaged ({error})", GET_FILE
+def _largest(values: Tensor) -> float:
+    """The largest absolute value; NaN if there is one."""
+    low, high = torch.aminmax(values.half() if values.dtype in FLOAT8 else values)
+    return max(-low.item(), high.item())

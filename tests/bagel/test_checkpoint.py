@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +251,11 @@ def test_loading_leaves_the_files_as_they_were(folder: Path) -> None:
         load_parts(path).network.vae2llm.weight.zero_()
     assert path.read_bytes() == before
     assert torch.equal(load(before)["vae2llm.weight"], NETWORK["vae2llm.weight"])
+
+
+def test_importing_the_model_imports_no_large_library() -> None:
+    code = "import sys, g2tr_core.umm.bagel.model; print({'diffusers', 'transformers'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert run.stdout.strip() == "set()"

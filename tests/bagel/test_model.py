@@ -111,6 +111,17 @@ def test_pictures_do_not_depend_on_each_other_before_they_meet_in_a_context(tiny
     assert torch.equal(together.reduced[1].keep, alone.reduced[0].keep)
 
 
+def test_a_mask_of_any_size_protects_a_region(tiny: Bagel) -> None:
+    mask = torch.zeros(300, 450)
+    mask[:150] = 1.0  # the upper half
+    rows, columns = tiny.encode(PHOTO).pictures[0].prepared.vit_grid
+    kept = tiny.read(PHOTO, HALF, importance=[mask]).reduced[0].keep
+    upper = torch.arange(rows // 2 * columns)
+    assert torch.isin(upper, kept).all()
+    sacrificed = tiny.read(PHOTO, Reduction(0.25, min_tokens=1), importance=[-mask]).reduced[0].keep
+    assert not torch.isin(upper, sacrificed).any()
+
+
 def test_texts_and_pictures_interleave(tiny: Bagel) -> None:
     other = Image.new("RGB", (90, 60), "navy")
     inputs = [PHOTO, "is the first,", other, "is the second."]
@@ -253,7 +264,7 @@ def test_latents_are_in_the_scale_of_flux(tiny: Bagel) -> None:
         (lambda m, r: m.read([3]), ImageError, ""),
         (lambda m, r: m.read(PHOTO, purpose="paint"), SettingsError, "purpose"),
         (lambda m, r: m.read(PHOTO, HALF, importance=[]), SettingsError, "importance"),
-        (lambda m, r: m.read(PHOTO, HALF, importance=[torch.zeros(2, 2)]), SettingsError, "importance"),
+        (lambda m, r: m.read(PHOTO, HALF, importance=[torch.zeros(2, 2, 2)]), SettingsError, "importance"),
         (lambda m, r: m.answer(r, None), SettingsError, "question"),
         (lambda m, r: m.edit(r, 5), SettingsError, "instruction"),
         (lambda m, r: m.edit(r, "Red.", size=(8, 64)), SettingsError, "width"),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import CheckpointError, ImageError
 from g2tr_core.umm.bagel.vae import Autoencoder, default_dtype, diffusers_names, load_autoencoder
-from g2tr_core.weights import StoredTensor, stored_tensors
+from g2tr_core.weights import MappedFile, StoredTensor, stored_tensors
 from tests.goldens import golden_folders
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_published_moments_latents_and_pictures(blocks: Path) -> None:
 @pytest.mark.parametrize("keys", KEYS, ids=str)
 def test_full_size_names_are_those_of_diffusers(keys: Path) -> None:
     shapes = json.loads(keys.read_text())["autoencoder"]
-    stored = {name: StoredTensor(keys, None, name, "F32", tuple(shape)) for name, shape in shapes.items()}
+    stored = {name: StoredTensor(MappedFile(keys), 0, name, "F32", tuple(shape)) for name, shape in shapes.items()}
     expected = Autoencoder([128, 256, 512, 512], 2, device="meta").kl.state_dict()
     renamed = diffusers_names(stored)
     assert {name: tensor.shape for name, tensor in renamed.items()} == {n: tuple(t.shape) for n, t in expected.items()}

@@ -14,7 +14,7 @@ from ... import checks
 from ...decoding import Decoding
 from ...errors import SettingsError
 from ...inference import inference
-from ...reduction import Reduced, Reduction, pool_latent, reduce
+from ...reduction import Reduced, Reduction, importance_on_grid, pool_latent, reduce
 from ...report import DecoderCost, Report, Stopwatch
 from ...sampling import Guidance, Sampling
 from ..interface import Answer, Input, Painting, Progress, Purpose
@@ -98,7 +98,7 @@ class Bagel:
             reduction: how to reduce visual tokens; None keeps all of them.
             purpose: what to prefill for; the other purpose is prefilled when it is first asked for.
             think: prefill for an answer or edit that thinks first.
-            importance: one mask [h, w] a picture, or None: see `reduction.reduce`.
+            importance: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
             progress: told after every picture, as stage `read`.
 
         Raises:
@@ -237,8 +237,9 @@ class Bagel:
         latent = self.latent_of(picture, watch)
         with watch.stage("reduction"):
             anchors, grid = self.anchors(latent, reduction.latent_pool)
-            mask = None if mask is None else mask.to(self.device)
-            return reduce(picture.features, picture.prepared.vit_grid, anchors, grid, reduction, importance=mask)
+            tokens = picture.prepared.vit_grid
+            importance = None if mask is None else importance_on_grid(mask.to(self.device), tokens)
+            return reduce(picture.features, tokens, anchors, grid, reduction, importance=importance)
 
     def _conversation(self, reading: Reading, purpose: Purpose, think: bool, watch: Stopwatch) -> Conversation:
         """The contexts behind a reading's inputs, prefilled when first asked for."""

@@ -1,0 +1,229 @@
+"""What the commands do: settings and files are checked first, then a model is loaded, then it works."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import token_map
+from ..decoding import Decoding
+from ..embedded import CHECKPOINT
+from ..errors import ImageError, SettingsError
+from ..images import FORMATS, open_image, save_image, to_tensor
+from ..reduction import Reduction
+from ..report import Report
+from ..sampling import Sampling
+from ..umm import load
+from ..umm.bagel.model import EDITING, IMAGINING, THINKING, Bagel
+from ..umm.bagel.reading import Reading
+from ..umm.interface import Painting, Progress, Purpose
+from .options import given
+from .terminal import tell
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+NOISE = "The embedded model has random weights: what it says and paints is noise. Give BAGEL-7B-MoT as --model."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command made.
+
+    Args:
+        result: for standard output.
+        fields: for JSON; the report is added.
+        report: the cost of the run as a whole.
+        thinking: what the model wrote to itself.
+    """
+
+    result: str
+    fields: dict[str, Any]
+    report: Report
+    thinking: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**self.fields, "report": self.report.as_dict()}
+
+
+def ask(args: Namespace, progress: Progress | None) -> Outcome:
+    """Answer a question about pictures."""
+    decoding = _decoding(args, THINKING if args.think else Decoding())
+    pictures = _Pictures.of(args)
+    model = _load(args)
+    reading = pictures.read(model, "answer", args.think, progress)
+    answer = model.answer(reading, args.question, decoding=decoding, think=args.think, progress=progress)
+    fields = {"answer": answer.text, **_thinking(args, answer.thinking), **_origin(args), "seed": decoding.seed}
+    return Outcome(answer.text, fields, answer.report.after(reading.report), answer.thinking)
+
+
+def edit(args: Namespace, progress: Progress | None) -> Outcome:
+    """Paint pictures anew."""
+    sampling, plan = _sampling(args, EDITING), _plan(args)
+    output, pictures = _checked_output(args.output), _Pictures.of(args)
+    model = _load(args)
+    reading = pictures.read(model, "edit", args.think, progress)
+    painting = model.edit(reading, args.instruction, sampling, size=args.size, think=plan, progress=progress)
+    return _painted(args, painting, output, sampling, painting.report.after(reading.report))
+
+
+def imagine(args: Namespace, progress: Progress | None) -> Outcome:
+    """Paint from a text."""
+    sampling, plan = _sampling(args, IMAGINING), _plan(args)
+    output = _checked_output(args.output)
+    model = _load(args)
+    painting = model.imagine(args.prompt, sampling, **given(args, "size"), think=plan, progress=progress)
+    return _painted(args, painting, output, sampling, painting.report)
+
+
+def tokens(args: Namespace, progress: Progress | None) -> Outcome:
+    """Draw what a reduction did."""
+    output, pictures = _checked_output(args.output), _Pictures.of(args)
+    model = _load(args)
+    reading = pictures.read(model, "answer", False, progress)
+    views = reading.token_views()
+    drawn = [token_map.heat(view) if args.heat else token_map.draw(view) for view in views]
+    picture = drawn[0] if len(drawn) == 1 else token_map.contact_sheet(drawn, args.images)
+    counts = [
+        {"image": name, "tokens": len(view.assignment), "kept": len(view.keep)}
+        for name, view in zip(args.images, views, strict=True)
+    ]
+    fields = {"output": str(save_image(picture, output)), "pictures": counts, **_origin(args)}
+    return Outcome(str(output), fields, reading.report)
+
+
+COMMANDS: dict[str, Callable[[Namespace, Progress | None], Outcome]] = {
+    "ask": ask,
+    "edit": edit,
+    "imagine": imagine,
+    "tokens": tokens,
+}
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Everything that is read, opened and checked before a model is there.
+
+    Args:
+        images: the pictures.
+        protect, sacrifice: masks for the first of them, white where they apply.
+        reduction: how to reduce them.
+    """
+
+    images: list[Image.Image]
+    protect: list[Image.Image]
+    sacrifice: list[Image.Image]
+    reduction: Reduction
+
+    @classmethod
+    def of(cls, args: Namespace) -> _Pictures:
+        reduction = Reduction(**given(args, "keep_ratio", "min_tokens", "latent_pool", "merge", "budget"))
+        for name in ("protect", "sacrifice"):
+            masks = getattr(args, name) or []
+            if len(masks) > len(args.images):
+                raise SettingsError(
+                    f"{len(masks)} masks for {len(args.images)} pictures", where=name, fix="Give at most one a picture"
+                )
+        return cls(_opened(args.images), _opened(args.protect), _opened(args.sacrifice), reduction)
+
+    def read(self, model: Bagel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
+        importance = [self._importance(index) for index in range(len(self.images))]
+        return model.read(
+            self.images, self.reduction, purpose=purpose, think=think, importance=importance, progress=progress
+        )
+
+    def _importance(self, index: int) -> Tensor | None:
+        """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks."""
+        wishes = [(1, self.protect), (-1, self.sacrifice)]
+        masks = [(sign, masks[index]) for sign, masks in wishes if index < len(masks)]
+        if not masks:
+            return None
+        size = masks[0][1].size
+        return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in masks]).sum(0)
+
+
+def _opened(paths: Sequence[str] | None) -> list[Image.Image]:
+    return [open_image(path) for path in paths or ()]
+
+
+def _decoding(args: Namespace, defaults: Decoding) -> Decoding:
+    return replace(defaults, **given(args, "max_tokens", "temperature", "top_p", "seed"))
+
+
+def _plan(args: Namespace) -> Decoding | None:
+    decoding = _decoding(args, THINKING)
+    return decoding if args.think else None
+
+
+def _sampling(args: Namespace, defaults: Sampling) -> Sampling:
+    fields = ("text_scale", "image_scale", "interval", "renorm", "renorm_min")
+    guidance = replace(defaults.guidance, **given(args, *fields))
+    return replace(defaults, guidance=guidance, **given(args, "steps", "timestep_shift", "seed", "batch_guidance"))
+
+
+def _painted(args: Namespace, painting: Painting, output: Path, sampling: Sampling, report: Report) -> Outcome:
+    save_image(painting.image, output)
+    fields = {"output": str(output), **_thinking(args, painting.thinking), **_origin(args), "seed": sampling.seed}
+    return Outcome(str(output), fields, report, painting.thinking)
+
+
+def _thinking(args: Namespace, thinking: str) -> dict[str, str]:
+    return {"thinking": thinking} if args.think else {}
+
+
+def _origin(args: Namespace) -> dict[str, str]:
+    return {"model": args.model or "embedded"}
+
+
+def _load(args: Namespace) -> Bagel:
+    """Load the model that the options name, on the device and in the types that they name."""
+    device = _best_device() if args.device == "auto" else args.device
+    dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype
+    tell(args, NOISE if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
+    return load(
+        args.model or CHECKPOINT,
+        device=device,
+        dtype=DTYPES[dtype],
+        weight_dtype=DTYPES.get(args.weight_dtype),
+        vae=args.vae,
+        tokenizer=args.tokenizer,
+    )
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checked_output(name: str) -> Path:
+    """A path that can be written, as far as can be told before there is anything to write.
+
+    Raises:
+        ImageError: it cannot.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in FORMATS:
+        raise ImageError(
+            f"the extension '{path.suffix}' names no format to save in",
+            where=name,
+            fix=f"End the name in one of {', '.join(FORMATS)}",
+        )
+    try:
+        if path.is_dir():
+            raise ImageError("this is a folder", where=name, fix="Name a file in it")
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except FileNotFoundError as error:
+        raise ImageError("the folder does not exist", where=name, fix="Create it or choose another one") from error
+    except OSError as error:
+        raise ImageError(
+            f"this cannot be written ({error.strerror})", where=name, fix="Check the name and the permissions"
+        ) from error

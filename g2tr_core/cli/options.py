@@ -1,0 +1,192 @@
+"""The command line: every command and option, with help for people.
+
+Numbers in brackets are defaults. Only help knows them here; an option that is not given is None, and the settings
+themselves (`Reduction`, `Decoding`, `Sampling`) hold the value. So the help appears without loading any library.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
+
+EXAMPLES = """\
+examples:
+  g2tr ask photo.jpg "What is on the table?"
+  g2tr edit photo.jpg "Make it winter" -o winter.png
+  g2tr imagine "A red fox in the snow" -o fox.png
+  g2tr tokens photo.jpg -o map.png
+  g2tr bench
+
+`g2tr COMMAND --help` lists the options of a command."""
+
+
+def parser() -> ArgumentParser:
+    """The parser of the whole command line."""
+    top = ArgumentParser(
+        prog="g2tr",
+        description="Ask about pictures, edit them and imagine new ones, with half the visual tokens (G²TR).",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"g2tr {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str) -> ArgumentParser:
+        made: ArgumentParser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        return made
+
+    _ask(command("ask", "Answer a question about one or more pictures."))
+    _edit(command("edit", "Paint a picture anew as an instruction says."))
+    _imagine(command("imagine", "Paint a picture from a text."))
+    _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
+    _bench(command("bench", "Run a benchmark of the source tree, or list them."))
+    return top
+
+
+def _ask(parser: ArgumentParser) -> None:
+    _pictures(parser)
+    parser.add_argument("question", metavar="QUESTION", help="what to ask; empty to let the model go on by itself")
+    _common(parser, seed="of the sampling, with --temperature (0)")
+    writing = _writing(parser, limit="longest answer in tokens (512, with --think 1000)")
+    writing.add_argument("--think", action="store_true", help="let the model reason before it answers")
+    _reduction(parser)
+    _loading(parser)
+
+
+def _edit(parser: ArgumentParser) -> None:
+    _pictures(parser)
+    parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change")
+    _output(parser)
+    _common(parser, seed="of the noise that painting starts from (0)")
+    painting = _painting(parser, size="of the result in pixels (that of the last picture)", interval="0 1")
+    painting.add_argument("--image-scale", type=float, metavar="X", help="how closely to keep to the pictures (2)")
+    _renorm(painting, "text_channel")
+    _planning(parser)
+    _reduction(parser)
+    _loading(parser)
+
+
+def _imagine(parser: ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="what to paint")
+    _output(parser)
+    _common(parser, seed="of the noise that painting starts from (0)")
+    _renorm(_painting(parser, size="in pixels (1024x1024)", interval="0.4 1"), "global")
+    _planning(parser)
+    _loading(parser)
+
+
+def _tokens(parser: ArgumentParser) -> None:
+    _pictures(parser)
+    _output(parser)
+    parser.add_argument("--heat", action="store_true", help="draw how well each token agrees with the latent instead")
+    _common(parser)
+    _reduction(parser)
+    _loading(parser)
+
+
+def _bench(parser: ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="which one; none lists them")
+    parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help="arguments of the benchmark")
+    parser.set_defaults(json=False, quiet=False)
+
+
+def _pictures(parser: ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture file")
+
+
+def _output(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="where to write it: .png, .jpg or .webp; replaces a file"
+    )
+
+
+def _common(parser: ArgumentParser, seed: str | None = None) -> None:
+    parser.add_argument("--model", metavar="PATH", help="BAGEL folder or file (a tiny embedded one that says noise)")
+    if seed is not None:
+        parser.add_argument("--seed", type=int, metavar="N", help=seed)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
+    parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
+
+
+def _reduction(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("visual tokens")
+    group.add_argument("--keep-ratio", type=float, metavar="X", help="share to keep, 1 for all (0.5)")
+    group.add_argument("--min-tokens", type=int, metavar="N", help="keep at least this many a picture (32)")
+    group.add_argument("--protect", action="append", metavar="MASK", help=_mask_help("keep what is white in"))
+    group.add_argument("--sacrifice", action="append", metavar="MASK", help=_mask_help("drop what is white in"))
+    group.add_argument("--budget", choices=("ratio", "auto"), help="auto keeps fewer where tokens are alike (ratio)")
+    group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
+    group.add_argument("--latent-pool", type=int, metavar="N", help="side of the latent blocks to compare with (2)")
+
+
+def _mask_help(what: str) -> str:
+    return f"{what} this picture of the same shape; once for each IMAGE, in order"
+
+
+def _writing(parser: ArgumentParser, limit: str, title: str = "writing") -> _ArgumentGroup:
+    group = parser.add_argument_group(title)
+    group.add_argument("--max-tokens", type=int, metavar="N", help=limit)
+    group.add_argument("--temperature", type=float, metavar="X", help="0 is always the likeliest word (0)")
+    group.add_argument("--top-p", type=float, metavar="X", help="choose among words of this share of probability (1)")
+    return group
+
+
+def _planning(parser: ArgumentParser) -> None:
+    group = _writing(parser, limit="longest plan in tokens (1000)", title="thinking")
+    group.add_argument("--think", action="store_true", help="let the model plan before it paints")
+
+
+def _painting(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
+    group = parser.add_argument_group("painting")
+    group.add_argument("--size", type=_size, metavar="WxH", help=size)
+    group.add_argument("--steps", type=int, metavar="N", help="more are finer and slower (50)")
+    group.add_argument("--text-scale", type=float, metavar="X", help="how closely to follow the text, 1 is off (4)")
+    group.add_argument(
+        "--interval", type=float, nargs=2, metavar=("LO", "HI"), help=f"flow times that are guided ({interval})"
+    )
+    group.add_argument("--timestep-shift", type=float, metavar="X", help="time spent on the coarse shapes (3)")
+    group.add_argument(
+        "--no-batch-guidance", dest="batch_guidance", action="store_false", default=None, help="slower, less memory"
+    )
+    return group
+
+
+def _renorm(group: _ArgumentGroup, default: str) -> None:
+    choices = ("global", "channel", "text_channel")
+    group.add_argument("--renorm", choices=choices, help=f"what guidance may not make stronger ({default})")
+    group.add_argument("--renorm-min", type=float, metavar="X", help="least factor of that, 1 is off (0)")
+
+
+def _loading(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps (auto)")
+    group.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of computing (auto)")
+    group.add_argument(
+        "--weight-dtype",
+        default="auto",
+        choices=("auto", "fp8", "bf16", "fp16", "fp32"),
+        help="of the weights in memory; fp8 halves them (auto: as the file has it)",
+    )
+    group.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
+    group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`WxH` in pixels."""
+    match = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a size; write width and height in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])
+
+
+def given(args: Namespace, *names: str) -> dict[str, Any]:
+    """The options among `names` that the command has and that were given."""
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}

@@ -1,0 +1,85 @@
+"""What the command says: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNITS = {"read": " pictures", "think": " tokens", "decode": " tokens", "denoise": " steps"}
+
+
+def hand_over(args: Namespace, result: str, fields: Mapping[str, Any]) -> None:
+    """The result on standard output: the fields as one line of JSON where that was asked for, else the text."""
+    _write(sys.stdout, json.dumps(fields) if args.json else result)
+
+
+def tell(args: Namespace, text: str) -> None:
+    """Something beside the result, for people."""
+    if not args.quiet:
+        _write(sys.stderr, text)
+
+
+def complain(message: str) -> None:
+    """Why there is no result."""
+    _write(sys.stderr, f"g2tr: {message}")
+
+
+@contextmanager
+def progress_bars(args: Namespace) -> Iterator[Bars | None]:
+    """Bars while this lasts, or None where nobody would see them."""
+    if args.quiet or not (args.progress or sys.stderr.isatty()):
+        yield None
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+class Bars:
+    """Progress on standard error: one bar a stage, gone when the stage is done."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._open: Any = tqdm
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        """Show that `done` of `total` are done."""
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            self._bar = self._open(total=total, desc=stage, unit=UNITS.get(stage, ""), leave=False, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' remarks on files that this package reads in its own way off the screen.
+
+    Must come before they are imported; who sets these variables sees them again.
+    """
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """One text and a line end; signs that the stream cannot show become question marks."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.flush()

@@ -1,0 +1,61 @@
+"""What a file is that was taken for weights but does not open as safetensors, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+LARGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
+GET_FILE = "Download the file again"
+GET_PLAIN = "Use the bf16 file of this model, or its fp8 file"
+A_PICKLE = "this is a pickle, which can run code; weights come only from safetensors"
+CONVERT = "Use the model's safetensors file, or convert this one"
+FOREIGN = (  # first bytes, in lower case
+    (
+        b"version https://git-lfs",
+        "this is a git-lfs pointer, not the weights",
+        "Run `git lfs pull`, or download the file",
+    ),
+    (
+        (b"<!doctype", b"<html", b"<?xml"),
+        "this is a web page, not weights",
+        "Log in where it asks to, and download again",
+    ),
+    (b"gguf", "this is a GGUF file, which is not supported", GET_PLAIN),
+    ((b"pk\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), A_PICKLE, CONVERT),
+)
+
+
+def diagnose(path: Path, error: Exception) -> tuple[str, str]:
+    """What is wrong with a file that does not open, and the fix.
+
+    Args:
+        path: the file.
+        error: what opening it raised, quoted where nothing better is known.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+            length = int.from_bytes(start[:8], "little")
+            file.seek(8)
+            header = file.read(min(length, LARGEST_HEADER))
+    except OSError as failure:
+        return f"the file cannot be read ({failure.strerror})", "Check the path and its permissions"
+    for marks, what, fix in FOREIGN:
+        # A header's length may begin with the bytes of a pickle; that of a pickle, read as a length, is far too large.
+        if length > LARGEST_HEADER and start.lstrip().lower().startswith(marks):
+            return what, fix
+    if path.suffix.lower() in PICKLES:
+        return A_PICKLE, CONVERT
+    if size < 8 or length > size - 8:
+        return f"the header should end after the file does ({size} bytes): cut short, or no safetensors file", GET_FILE
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        expected = size
+    if expected != size:
+        return f"the file has {size} bytes and should have {expected}: cut short, or written to since", GET_FILE
+    return f"this is no safetensors file, or a damaged one ({error})", GET_FILE

@@ -1,0 +1,169 @@
+"""BAGEL's autoencoder: FLUX's, 16 latent channels at an eighth of the picture's size.
+
+The network is diffusers' `AutoencoderKL`, imported when one is built because that takes seconds. Its widths come from
+the tensors' shapes: `ae.safetensors` has no configuration beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, ImageError
+from ...weights import StoredTensor, check_tensors, files_of, plain
+
+SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
+LATENT_CHANNELS = 16
+LEVELS = 4  # each but the last halves the picture
+NORM_GROUPS = 32
+GET_FLUX = "Use ae.safetensors of BAGEL-7B-MoT (FLUX's autoencoder)"
+
+RENAMES = (
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
+    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
+    (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
+    (r"\.down\.(\d)\.block\.", r".down_blocks.\1.resnets."),
+    (r"\.down\.(\d)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
+    (r"\.up\.(\d)\.block\.", r".up_blocks.\1.resnets."),
+    (r"\.up\.(\d)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+)
+
+
+class Autoencoder(nn.Module):
+    """Pixels to latents and back.
+
+    Args:
+        widths: channels of each level, from the picture's resolution down.
+        blocks: residual blocks a level of the encoder; the decoder has one more.
+        device: of the weights; None is torch's default.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        with torch.device(device or torch.get_default_device()):
+            self.kl = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * len(widths),
+                up_block_types=("UpDecoderBlock2D",) * len(widths),
+                block_out_channels=tuple(widths),
+                layers_per_block=blocks,
+                latent_channels=LATENT_CHANNELS,
+                norm_num_groups=NORM_GROUPS,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            )
+
+    @torch.inference_mode()
+    def encode_moments(self, pixels: Tensor) -> Tensor:
+        """The posterior of a picture's latent, before scale and shift.
+
+        Args:
+            pixels: [3, H, W] in -1..1; H and W multiples of 8.
+
+        Returns:
+            [32, H/8, W/8] fp32: 16 means, then 16 logarithms of variances.
+
+        Raises:
+            ImageError: another shape.
+        """
+        if pixels.ndim != 3 or len(pixels) != 3 or any(side == 0 or side % 8 for side in pixels.shape[1:]):
+            raise ImageError(
+                f"pixels of shape {list(pixels.shape)} cannot be encoded",
+                where="pixels",
+                fix="Give [3, H, W] with H and W multiples of 8",
+            )
+        moments: Tensor = self.kl.encoder(pixels.to(self.kl.encoder.conv_in.weight).unsqueeze(0))
+        return moments.squeeze(0).float()
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """A picture's latent: the posterior's mean, so that reading a picture twice gives the same.
+
+        The published code samples from the posterior instead, anew each time.
+
+        Args:
+            pixels: as `encode_moments`.
+
+        Returns:
+            [16, H/8, W/8] fp32, shifted and scaled.
+        """
+        mean = self.encode_moments(pixels)[:LATENT_CHANNELS]
+        return SCALE * (mean - SHIFT)
+
+    @torch.inference_mode()
+    def decode(self, latent: Tensor) -> Tensor:
+        """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32, about -1..1 but not clamped."""
+        unscaled = latent.float() / SCALE + SHIFT
+        pixels: Tensor = self.kl.decoder(unscaled.to(self.kl.decoder.conv_in.weight).unsqueeze(0))
+        return pixels.squeeze(0).float()
+
+
+def default_dtype(compute_dtype: torch.dtype) -> torch.dtype:
+    """The autoencoder's type beside a network of `compute_dtype`: bf16 beside bf16, else fp32.
+
+    Never fp16: activations of FLUX's decoder leave its range, and pictures come out black.
+    """
+    return torch.bfloat16 if compute_dtype == torch.bfloat16 else torch.float32
+
+
+def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> Autoencoder:
+    """Build the autoencoder of these tensors.
+
+    Args:
+        stored: tensors under the names of `ae.safetensors` or of diffusers.
+        dtype: of weights and activations.
+        device: where it will run.
+
+    Raises:
+        CheckpointError: it is quantised, damaged, or another autoencoder.
+    """
+    tensors = diffusers_names(plain(stored))
+    autoencoder = Autoencoder(*_sizes(tensors), device="meta")
+    check_tensors(tensors, autoencoder.kl.state_dict(), model="FLUX's autoencoder", fix=GET_FLUX)
+    autoencoder.requires_grad_(False).eval()
+    loaded = {name: tensor.load(dtype, device) for name, tensor in tensors.items()}
+    autoencoder.kl.load_state_dict(loaded, assign=True)
+    return autoencoder
+
+
+def diffusers_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Tensors under diffusers' names, whichever of the two layouts they had.
+
+    The released layout counts the decoder's levels from the picture, diffusers from the latent; its attention projects
+    with 1x1 convolutions [C, C, 1, 1], diffusers' with matrices [C, C].
+    """
+    renamed = {}
+    for old, tensor in stored.items():
+        name = re.sub(r"\.up\.(\d)\.", lambda match: f".up.{LEVELS - 1 - int(match[1])}.", old)
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        is_projection = ".attentions." in name and tensor.shape[2:] == (1, 1)
+        renamed[name] = replace(tensor, shape=tensor.shape[:2]) if is_projection else tensor
+    return renamed
+
+
+def _sizes(tensors: Mapping[str, StoredTensor]) -> tuple[list[int], int]:
+    """Channels of each level and residual blocks a level, from diffusers' names."""
+    firsts = [tensors.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight") for level in range(LEVELS + 1)]
+    widths = [first.shape[0] for first in firsts if first is not None and first.shape]
+    blocks = sum(f"encoder.down_blocks.0.resnets.{block}.conv1.weight" in tensors for block in range(len(tensors)))
+    conv_in = tensors.get("decoder.conv_in.weight")
+    channels = conv_in.shape[1] if conv_in is not None and len(conv_in.shape) == 4 else 0
+    divisible = all(width > 0 and width % NORM_GROUPS == 0 for width in widths)
+    if len(widths) != LEVELS or channels != LATENT_CHANNELS or not divisible:
+        raise CheckpointError(
+            f"this autoencoder has {channels} latent channels and {len(widths)} levels; BAGEL's has {LATENT_CHANNELS} "
+            f"and {LEVELS}, with a multiple of {NORM_GROUPS} channels each",
+            where=files_of(tensors),
+            fix=GET_FLUX,
+        )
+    return widths, blocks
