@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from .errors import SettingsError
 
 
-def number(field: str, value: Any, *, low: float, high: float) -> None:
-    """Refuse anything but a finite number in low … high."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SettingsError(f"{value!r} is not a number", where=field, fix=f"Use a number from {low:g} to {high:g}")
-    if not low <= value <= high:
-        raise SettingsError(f"{value:g} is out of range", where=field, fix=f"Use a number from {low:g} to {high:g}")
+def number(field: str, value: Any, *, low: float, high: float, above: bool = False) -> None:
+    """Refuse anything but a finite number in low … high; with `above`, `low` itself is refused too."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (above and value == low):  # NaN is in no range
+        limits = f"{'above ' if above else 'from '}{low:g} to {high:g}"
+        what = f"{value!r} is out of range" if is_number else f"{value!r} is not a number"
+        raise SettingsError(what, where=field, fix=f"Use a number {limits}")
 
 
-def whole(field: str, value: Any, *, low: int, high: int) -> None:
+def whole(field: str, value: Any, *, low: int = 1, high: int | None = None) -> None:
     """Refuse anything but a whole number in low … high."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingsError(f"{value!r} is not a whole number", where=field, fix=f"Use one from {low} to {high}")
-    if not low <= value <= high:
-        raise SettingsError(f"{value} is out of range", where=field, fix=f"Use a whole number from {low} to {high}")
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        what = f"{value} is out of range" if is_whole else f"{value!r} is not a whole number"
+        raise SettingsError(what, where=field, fix=f"Use a whole number {limits}")
 
 
 def one_of(field: str, value: Any, choices: Sequence[str]) -> None:

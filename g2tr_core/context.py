@@ -17,13 +17,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import attention
 
 
-class KVCache:
-    """Post-rotary keys and values of every layer.
+class KVCache(nn.Module):
+    """Post-rotary keys and values of every layer. A module, so that a memory manager can count and move its rows.
 
     Args:
         layers: number of decoder layers.
@@ -37,8 +37,10 @@ class KVCache:
     def __init__(
         self, layers: int, kv_heads: int, head_dim: int, *, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (2, layers, capacity, kv_heads, head_dim)
-        self._rows = torch.empty(shape, dtype=dtype, device=device)  # [key/value, layer, row, head, channel]
+        super().__init__()
+        shape = (2, layers, capacity, kv_heads, head_dim)  # [key/value, layer, row, head, channel]
+        self._rows: Tensor
+        self.register_buffer("_rows", torch.empty(shape, dtype=dtype, device=device))
         self._blocks: tuple[int, ...] = ()  # which appends the rows hold now, in order
         self._appended = 0  # blocks ever appended; names each one
         self._gap_open = False
@@ -68,10 +70,6 @@ class KVCache:
     def device(self) -> torch.device:
         """Where the rows live."""
         return self._rows.device
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the rows; contexts stay valid."""
-        self._rows = self._rows.to(device)
 
     def empty(self) -> Context:
         """The context before anything was appended."""

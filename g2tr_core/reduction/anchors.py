@@ -1,0 +1,52 @@
+"""Anchors: what the generation side knows of each part of the picture (G²TR, first step).
+
+The latent grid is pooled to a coarser grid of cells. The model projects the pooled latent to its own width; the result
+is one anchor a cell, and every visual token lies in one cell.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import whole
+from .checks import check_tokens
+
+
+def pool_latent(patches: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tensor, tuple[int, int]]:
+    """Block mean of a patchified latent; blocks at the right and lower edge may be smaller and average what they hold.
+
+    Args:
+        patches: [h·w, P] latent patches, row-major; fp32, bf16 or fp16, averaged in fp32.
+        grid: (h, w), rows first.
+        pool: block side in patches, at least 1.
+
+    Returns:
+        The pooled patches [h'·w', P] in the dtype of `patches`, and (h', w') = (ceil(h / pool), ceil(w / pool)).
+
+    Raises:
+        SettingsError: shapes, dtype or `pool` mean nothing.
+    """
+    check_tokens("patches", patches, "grid", grid)
+    whole("pool", pool)
+    planes = patches.float().reshape(1, *grid, -1).permute(0, 3, 1, 2)  # [1, P, h, w]
+    pooled = F.avg_pool2d(planes, pool, ceil_mode=True)  # [1, P, h', w']
+    rows, columns = pooled.shape[-2:]
+    return pooled.permute(0, 2, 3, 1).reshape(rows * columns, -1).to(patches.dtype), (rows, columns)
+
+
+def cell_of_each_token(grid: tuple[int, int], anchor_grid: tuple[int, int], device: torch.device) -> Tensor:
+    """The cell that each visual token lies in: token (r, c) in cell (floor(r·h'/h), floor(c·w'/w)).
+
+    Args:
+        grid: (h, w) of the visual tokens.
+        anchor_grid: (h', w') of the anchors; one finer than `grid` leaves cells without a token.
+        device: where the result lives.
+
+    Returns:
+        [h·w] int64 indices into the row-major anchors.
+    """
+    rows = torch.arange(grid[0], device=device) * anchor_grid[0] // grid[0]  # [h]
+    columns = torch.arange(grid[1], device=device) * anchor_grid[1] // grid[1]  # [w]
+    return (rows[:, None] * anchor_grid[1] + columns).flatten()

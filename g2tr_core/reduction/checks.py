@@ -1,0 +1,44 @@
+"""Refusals of tensors that mean nothing, each a `SettingsError` that names the argument.
+
+Only Python values, shapes, dtypes and devices are looked at: reading the values of a tensor would make the host wait
+for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checks import whole
+from ..errors import SettingsError
+
+FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_tokens(name: str, tokens: object, grid_name: str, grid: object) -> None:
+    """Refuses anything but `tokens` [h·w, channels] in fp32, bf16 or fp16 that lie on the `grid` (h, w).
+
+    Raises:
+        SettingsError: with `name` or `grid_name` as the place, whichever is at fault.
+    """
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.shape[1] == 0:
+        got = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise SettingsError(
+            f"must be a tensor of shape [tokens, channels], got {got}", where=name, fix="Pass the tokens of one picture"
+        )
+    if tokens.dtype not in FEATURE_DTYPES:
+        raise SettingsError(
+            f"must be float32, bfloat16 or float16, got {tokens.dtype}", where=name, fix="Convert it with .float()"
+        )
+    if not isinstance(grid, Sequence) or len(grid) != 2:
+        raise SettingsError(f"must be (rows, columns), got {grid!r}", where=grid_name, fix="Give two whole numbers")
+    for side in grid:
+        whole(grid_name, side)
+    if grid[0] * grid[1] != len(tokens):
+        raise SettingsError(
+            f"{grid[0]}×{grid[1]} positions do not hold the {len(tokens)} rows of {name}",
+            where=grid_name,
+            fix="Pass the grid of this picture, rows first",
+        )

@@ -1,0 +1,37 @@
+"""The two halves of a cosine, in fp32 whatever the tokens are stored in, so that neither rounds in bf16 or fp16."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# cuBLAS multiplies bf16 and fp16 exactly and adds in fp32. torch hands out that sum since 2.8, on CUDA builds only.
+_FP32_SUMS = torch.version.cuda is not None and "dtype" in torch.ops.aten.mm.overloads()
+
+
+def inverse_norms(vectors: Tensor) -> Tensor:
+    """1 / |v| of every row.
+
+    Args:
+        vectors: [R, C], any floating dtype.
+
+    Returns:
+        [R] fp32. A zero row gives 1e12, finite, so that its cosine with anything is 0.
+    """
+    norms = torch.linalg.vector_norm(vectors.float(), dim=1)  # [R]
+    return norms.clamp_min(1e-12).reciprocal()
+
+
+def dot_products(left: Tensor, right: Tensor) -> Tensor:
+    """Dot product of every row of `left` with every row of `right`.
+
+    Args:
+        left: [A, C].
+        right: [B, C], same dtype and device.
+
+    Returns:
+        [A, B] fp32.
+    """
+    if _FP32_SUMS and left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right.T, out_dtype=torch.float32)
+    return left.float() @ right.float().T
