@@ -2,7 +2,8 @@
 
 PyTorch picks the back end (flash, memory-efficient, plain) per call, and a dense mask would rule flash out. So there is
 never one: an image block sees everything (no mask), text sees its past and is causal over itself (lower-right
-alignment, which flash attention does natively). Grouped queries are not expanded.
+alignment, which flash attention does natively). Grouped queries are expanded only where flash cannot run, because
+the memory-efficient back end, next in line, does not know them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 
 
@@ -27,6 +29,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     """
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # [1, heads, rows, D]
     grouped = q.shape[1] != k.shape[1]
+    if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, None, 0.0, causal, True)):
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        grouped = False
     if not causal or query.shape[0] == 1:
         out = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
     elif query.shape[0] == key.shape[0]:
@@ -56,5 +61,9 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the two halves of every head: x [..., n, H, D] -> the same shape and dtype, computed in fp32."""
     cos, sin = table
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    out = torch.empty_like(x)
+    out_first, out_second = out.chunk(2, dim=-1)
+    out_first.copy_(first * cos - second * sin)  # fp32 until it is stored: the table is
+    out_second.copy_(second * cos + first * sin)
+    return out

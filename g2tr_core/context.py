@@ -260,4 +260,4 @@ class Branches:
             keys[gap : gap + self.rows] = key[branch]
             values[gap : gap + self.rows] = value[branch]
             out.append(attention(query[branch], keys, values))
-        return torch.stack(out)
+        return torch.stack(out) if len(out) > 1 else out[0].unsqueeze(0)

@@ -6,7 +6,8 @@ Prefill operations count a multiplication and an addition as two. A block of n n
 
 W being the weights of the decoder's matrices that one token passes (q, k, v, o, gate, up, down of one expert, all
 layers) and A the attended pairs: n · (p + n) for a picture block, n · p + n · (n + 1) / 2 for a causal text block.
-Encoders are not in it; their time is in `ms`.
+Every layer counts whole, though prefill leaves the last one's output out. Encoders are not in it; their time is in
+`ms`.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ class Report:
             ("KV cache", _megabytes(self.kv_bytes.before), _megabytes(self.kv_bytes.after), self.kv_bytes),
             (
                 "prefill",
-                _teraflops(self.prefill_flops.before),
-                _teraflops(self.prefill_flops.after),
+                _operations(self.prefill_flops.before),
+                _operations(self.prefill_flops.after),
                 self.prefill_flops,
             ),
         ]
@@ -150,8 +151,8 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def _teraflops(count: int) -> str:
-    return f"{count / 1e12:,.3f} TFLOP"
+def _operations(count: int) -> str:
+    return f"{count / 1e12:,.2f} TFLOP" if count >= 1e11 else f"{count / 1e9:,.2f} GFLOP"
 
 
 class Stopwatch:

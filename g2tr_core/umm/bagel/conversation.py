@@ -19,7 +19,7 @@ from ...report import Block, Change
 from ...sampling import BranchPlan
 from .network import BagelNetwork
 
-TEXT_ROOM = 512  # rows kept free for a question or an instruction; more is a copy, not an error
+TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
 
 
 @dataclass(frozen=True)

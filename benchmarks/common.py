@@ -1,0 +1,199 @@
+"""What the benchmarks share: a BAGEL of random weights at a given size, interleaved timing, tables.
+
+Speed does not depend on the values of weights, so nothing is downloaded. The scripts run this file by its path
+(`runpy`), so that they work alone and under `g2tr bench` alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from PIL import Image
+from torch import nn
+
+from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.umm.bagel.checkpoint import Parts
+from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
+from g2tr_core.umm.bagel.model import Bagel
+from g2tr_core.umm.bagel.network import BagelNetwork
+from g2tr_core.umm.bagel.tokenizer import load_tokenizer, special_tokens
+from g2tr_core.umm.bagel.vae import Autoencoder
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Size(NamedTuple):
+    """Sizes of the networks; the autoencoder's as `vae.Autoencoder` has them."""
+
+    config: BagelConfig
+    vae_widths: tuple[int, ...]
+    vae_blocks: int
+
+
+MODELS = {
+    # BAGEL-7B-MoT and FLUX's autoencoder: 29 GB.
+    "7b": Size(BagelConfig(), (128, 256, 512, 512), 2),
+    # For two CPU cores. Weights over attention width are 7b's (64,000 beside 65,024), hence its ratios of operations.
+    "mid": Size(
+        BagelConfig(
+            hidden_size=1024,
+            intermediate_size=5120,
+            layers=4,
+            heads=4,
+            kv_heads=1,
+            head_dim=64,
+            vocab_size=512,
+            vit_hidden_size=256,
+            vit_intermediate_size=1024,
+            vit_layers=4,
+            vit_heads=4,
+            vae_resize=ResizeRule(1024, 64, 16),
+            vit_resize=ResizeRule(980, 56, 14),
+        ),
+        (32, 32, 64, 64),
+        1,
+    ),
+    # For tests.
+    "tiny": Size(
+        BagelConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            vocab_size=512,
+            vit_hidden_size=32,
+            vit_intermediate_size=64,
+            vit_layers=1,
+            vit_heads=2,
+            vae_resize=ResizeRule(1024, 64, 16),
+            vit_resize=ResizeRule(980, 56, 14),
+        ),
+        (32, 32, 32, 32),
+        1,
+    ),
+}
+
+
+def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", choices=MODELS, help="7b (29 GB), mid or tiny; default: 7b on a GPU, else mid")
+    options.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--repeats", type=int, default=repeats, help="rounds to take the median of")
+    options.add_argument("--threads", type=int, help="CPU threads; 1 where others use the machine; default: all")
+    options.add_argument("--quick", action="store_true", help="tiny model, one round: does it run? Times mean nothing")
+    return options
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Fill in what depends on other options, and set the number of threads."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.quick:
+        options.model, options.repeats = "tiny", 1
+    options.model = options.model or ("mid" if options.device.type == "cpu" else "7b")
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """bf16, the released weights' own; fp32 on a CPU, where attention is slow beside matrix products in bf16."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def random_bagel(name: str, device: torch.device) -> Bagel:
+    """A model of one of the `MODELS`, with the embedded tokenizer."""
+    size, dtype = MODELS[name], dtype_on(device)
+    words = load_tokenizer(CHECKPOINT)
+    tokens = special_tokens(words, CHECKPOINT)
+    network = BagelNetwork(size.config, tokens, compute_dtype=dtype, device="meta", dtype=dtype)
+    with torch.device("meta"):
+        vae = Autoencoder(size.vae_widths, size.vae_blocks)
+    parts = Parts(size.config, _materialised(network, device), _materialised(vae.to(dtype), device), words, tokens)
+    return Bagel(parts, device)
+
+
+def _materialised(module: M, device: torch.device) -> M:
+    module.to_empty(device=device).requires_grad_(False).eval()
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, 0.02, generator=generator)
+    return module
+
+
+def random_picture(side: int) -> Image.Image:
+    """A square picture of noise."""
+    generator = torch.Generator().manual_seed(0)
+    return Image.fromarray(torch.randint(256, (side, side, 3), dtype=torch.uint8, generator=generator).numpy())
+
+
+def timed(action: Callable[[], object], device: torch.device) -> float:
+    """Wall time of an action in milliseconds, until the device has finished it."""
+    _wait(device)
+    start = time.perf_counter()
+    action()
+    _wait(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def interleaved(
+    actions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Wall times of each action in milliseconds, after one warm-up round.
+
+    Rounds are A B C, A B C, ..., so that a machine that speeds up or slows down does so for all alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for action in actions.values():
+        timed(action, device)
+    for _ in range(repeats):
+        for name, action in actions.items():
+            times[name].append(timed(action, device))
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+def speed_up(before: Sequence[float], after: Sequence[float]) -> float:
+    """How many times faster: the median over rounds, each of which saw the machine in one state."""
+    return statistics.median(slow / fast for slow, fast in zip(before, after, strict=True))
+
+
+def spread(times: Sequence[float]) -> str:
+    """Median, and the range that it lies in."""
+    return f"{statistics.median(times):,.1f} ({min(times):,.1f}–{max(times):,.1f})"
+
+
+def machine(options: argparse.Namespace) -> str:
+    """What the numbers were measured on."""
+    device: torch.device = options.device
+    if device.type == "cpu":
+        name = f"{_processor()}, threads: {torch.get_num_threads()}"
+    else:
+        name = torch.get_device_module(device).get_device_name(device)
+    return f"{name}; torch {torch.__version__}; model {options.model}, {str(dtype_on(device)).removeprefix('torch.')}"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,117 @@
+"""The benchmarks run, and what they count is true: no host synchronisation in a denoising step, no second encode."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from goldens import REPOSITORY
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from g2tr_core.context import Canvas
+from g2tr_core.reduction import Reduction
+from g2tr_core.sampling import BranchPlan, Guidance, guided_velocity
+from g2tr_core.umm.bagel.network import BagelNetwork, Denoiser, SpecialTokens
+
+CPU = torch.device("cpu")
+
+
+@lru_cache
+def script(name: str) -> ModuleType:
+    """A benchmark, loaded as `g2tr bench` does: by its path, with no package around it."""
+    spec = spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["prefill", "reuse", "edit"])
+def test_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script(name).main(["--quick", "--device", "cpu"]) == 0
+    assert "\n| --- | ---:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["together", "in turn"])
+def test_a_denoising_step_never_waits_for_the_device(batched: bool) -> None:
+    edit, common = script("edit"), script("common")
+    bagel = common.random_bagel("tiny", CPU)
+    reading = bagel.read(common.random_picture(128), Reduction(), purpose="edit")
+    with torch.inference_mode():
+        counted = edit.operators_of_a_step(bagel, reading, batched)
+    branches, layers = (1 if batched else 3), bagel.config.layers
+    assert counted.launched["_scaled_dot_product_flash_attention_for_cpu"] == 3 * layers
+    assert counted.launched["silu"] == branches * (2 * layers + 1)  # und and gen a layer, and the time embedder
+    assert not counted.synchronising
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: torch.equal(x, x + 1),
+        lambda x: x.to("meta"),
+        lambda x: torch.empty(3, device="meta").copy_(x),
+    ],
+)
+def test_the_counter_sees_what_waits(waiting: Any, mode: Any) -> None:
+    x = torch.ones(3)
+    with mode(), script("edit").Operators() as counted:
+        waiting(x)
+    assert counted.synchronising.total() == 1
+
+
+@pytest.mark.parametrize(
+    "going_on",
+    [
+        lambda x: x.to("meta", non_blocking=True),
+        lambda x: x.view(3, 1).to(torch.bfloat16),
+        lambda x: x[torch.arange(2)],
+    ],
+)
+def test_the_counter_overlooks_what_does_not_wait(going_on: Any) -> None:
+    x = torch.ones(3)
+    with torch.inference_mode(), script("edit").Operators() as counted:
+        going_on(x)
+    assert counted.launched and not counted.synchronising
+
+
+def step_without_data(spoil: Any) -> Tensor:
+    """One guided step of a denoiser whose tensors have shapes but no values."""
+    config = script("common").MODELS["tiny"].config
+    with FakeTensorMode(), torch.no_grad():
+        network = BagelNetwork(config, SpecialTokens(1, 2, 3, 4), device="cpu")
+        texts = network.append_text(network.new_context(64, CPU), torch.arange(7))
+        shown = network.append_visual(network.new_context(64, CPU), torch.randn(9, config.hidden_size), torch.arange(9))
+        noise, time = torch.randn(4, config.patch_channels), torch.tensor(0.5)
+        with Canvas([shown, texts], 6) as canvas:
+            denoiser = Denoiser(network, canvas, torch.arange(4))
+            v = guided_velocity(denoiser, noise, time, BranchPlan(no_image=1), Guidance())
+            return spoil(noise - v * time)
+
+
+def test_no_operator_of_a_step_depends_on_data() -> None:
+    assert step_without_data(lambda latent: latent).shape == (4, 64)
+    with pytest.raises(DataDependentOutputException):
+        step_without_data(lambda latent: latent.sum().item())
+
+
+def test_only_the_first_question_and_the_first_edit_encode() -> None:
+    reuse, common = script("reuse"), script("common")
+    bagel = common.random_bagel("tiny", CPU)
+    runs, picture = reuse.count_runs(bagel), common.random_picture(128)
+    laps = reuse.round_of(lambda: reuse.Session(bagel, runs, picture, Reduction()))
+    encoded = {name: (lap.vit_runs, lap.vae_runs) for name, lap in laps.items()}
+    assert encoded.pop("question 1") == encoded.pop("instruction 1") == (1, 1)
+    assert set(encoded.values()) == {(0, 0)}
+    assert laps["question 2"].rows == len(bagel.tokenizer.encode(reuse.QUESTIONS[1])) + 2
+    assert 0 < laps["question 2"].flops < laps["question 1"].flops
