@@ -7,12 +7,13 @@ decoder the latent) and by whether the model is to think first, so a reading kee
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ...context import KVCache
 from ...reduction import Reduced, Reduction
 from ...report import Change, Report
 from ..interface import Purpose, TokenView
@@ -57,6 +58,10 @@ class Encoding:
         """The pictures, in order."""
         return [item for item in self.items if isinstance(item, EncodedPicture)]
 
+    def to(self, device: torch.device) -> Encoding:
+        """The same on another device; this one stays where it is."""
+        return replace(self, items=tuple(_item_on(item, device) for item in self.items))
+
 
 @dataclass
 class Reading:
@@ -91,6 +96,29 @@ class Reading:
         ]
         return Change(sum(before), sum(after))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+        pictures = [tensor for picture in self.encoding.pictures for tensor in (picture.features, picture.latent)]
+        kept = [reduced.features for reduced in self.reduced if reduced is not None]
+        return sum(cache.nbytes for cache in self._caches()) + sum(t.nbytes for t in pictures + kept if t is not None)
+
+    def to(self, device: torch.device) -> None:
+        """Move caches, features and latents. Must not happen while the model works on the reading."""
+        self.encoding = self.encoding.to(device)
+        self.reduced = tuple(reduced and _reduced_on(reduced, device) for reduced in self.reduced)
+        for cache in self._caches():
+            cache.to(device)
+
+    def _caches(self) -> list[KVCache]:
+        """Every cache once."""
+        contexts = [
+            context
+            for conversation in self.conversations.values()
+            for context in (conversation.full, conversation.no_text, conversation.texts)
+        ]
+        return list({context.cache: None for context in contexts if context is not None})
+
     def token_views(self) -> list[TokenView]:
         """One a picture, on the CPU."""
         views = []
@@ -106,6 +134,17 @@ class Reading:
                 )
             )
         return views
+
+
+def _item_on(item: Item, device: torch.device) -> Item:
+    if isinstance(item, EncodedText):
+        return EncodedText(item.ids.to(device))
+    latent = None if item.latent is None else item.latent.to(device)
+    return replace(item, features=item.features.to(device), latent=latent)
+
+
+def _reduced_on(reduced: Reduced, device: torch.device) -> Reduced:
+    return Reduced(*(getattr(reduced, field.name).to(device) for field in fields(reduced)))
 
 
 def _vit_image(prepared: Prepared) -> Image.Image:
