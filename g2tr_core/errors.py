@@ -32,5 +32,5 @@ class CheckpointError(G2TRError):
     """Weights, a configuration or a tokenizer are missing, broken, or of another model."""
 
 
-class OutOfMemory(G2TRError):
+class OutOfMemoryError(G2TRError):
     """The device has no memory left. Raised when the failed tensors are gone already."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from .errors import OutOfMemory
+from .errors import OutOfMemoryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ def inference(function: F) -> F:
         with contextlib.suppress(torch.OutOfMemoryError), torch.inference_mode():
             return function(*args, **kwargs)
         # Raised out here, where the failed frames and the tensors that they hold are gone already.
-        raise OutOfMemory(
+        raise OutOfMemoryError(
             "the GPU ran out of memory",
             fix="Use a smaller output size, a lower keep_ratio or fp8 weights, or turn batch_guidance off",
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import REPOSITORY
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -17,6 +16,7 @@ from g2tr_core.context import Canvas
 from g2tr_core.reduction import Reduction
 from g2tr_core.sampling import BranchPlan, Guidance, guided_velocity
 from g2tr_core.umm.bagel.network import BagelNetwork, Denoiser, SpecialTokens
+from tests.goldens import REPOSITORY
 
 CPU = torch.device("cpu")
 

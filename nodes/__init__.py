@@ -1,0 +1,15 @@
+"""The nodes of the pack, in the order in which a graph uses them."""
+
+from __future__ import annotations
+
+from .answer import Ask
+from .compare import Compare
+from .edit import Edit
+from .imagine import Imagine
+from .load import LoadModel
+from .read import Read
+from .reduce import ReductionNode
+from .report import ReportNode
+from .token_map import TokenMap
+
+NODES = [LoadModel, ReductionNode, Read, Ask, Edit, Imagine, TokenMap, ReportNode, Compare]

@@ -1,0 +1,157 @@
+"""Run one prompt at several keep ratios, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..g2tr_core import token_map
+from ..g2tr_core.comparison import Entry, sheet, table
+from ..g2tr_core.decoding import Decoding
+from ..g2tr_core.errors import SettingsError
+from ..g2tr_core.images import to_tensor
+from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.sampling import Guidance
+from ..g2tr_core.umm.bagel.model import EDITING
+from ..g2tr_core.umm.interface import Answer, Painting, Purpose
+from . import host
+from .painting import steps_input, text_scale_input
+from .read import shots
+from .sockets import CATEGORY, ReductionSettings, images_input, model_input, reduction_input, seed_input, verdict
+
+MOST_RATIOS = 8
+EXAMPLE = "For example 1.0, 0.5, 0.25"
+
+
+class Compare(io.ComfyNode):
+    """Pictures, a prompt and ratios -> a labelled contact sheet."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the graph shows it."""
+        return io.Schema(
+            node_id="G2TRCompare",
+            display_name="Compare Keep Ratios (G²TR)",
+            category=CATEGORY,
+            description="Runs one prompt at several keep ratios and shows token maps, results and costs side by side. "
+            "The pictures are encoded once.",
+            search_aliases=["g2tr", "xy plot", "grid", "contact sheet", "ablation", "benchmark"],
+            inputs=[
+                model_input(),
+                images_input(),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="What is in this picture?",
+                    placeholder="A question or an instruction",
+                    tooltip="The question to ask, or what should change.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["ask", "edit"],
+                    default="ask",
+                    tooltip="ask compares answers, edit compares pictures.",
+                ),
+                io.String.Input(
+                    "ratios",
+                    default="1.0, 0.5, 0.25",
+                    tooltip="The keep ratios to try, separated by commas. The first one is what the others are "
+                    "measured against.",
+                ),
+                seed_input("The same for all ratios."),
+                steps_input(),
+                text_scale_input(),
+                io.Float.Input(
+                    "image_scale",
+                    default=2.0,
+                    min=1.0,
+                    max=20.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely edits stay to the pictures that were read; 1 turns it off.",
+                ),
+                reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
+                io.Int.Input(
+                    "max_tokens",
+                    default=256,
+                    min=1,
+                    max=32768,
+                    tooltip="Longest answer, in tokens of about four letters.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "sheet",
+                    tooltip="Token maps and results side by side, labelled. One for each picture of a batch in image1.",
+                    is_output_list=True,
+                ),
+                io.String.Output("table", tooltip="What each ratio cost and gave, as text.", is_output_list=True),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, ratios: str | None = None, images: Any = None) -> bool | str:
+        """Refuse ratios that are none."""
+        return True if ratios is None else verdict(lambda: parsed(ratios))
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.HostedModel,
+        images: dict[str, Tensor],
+        prompt: str,
+        mode: Any = "ask",
+        ratios: str = "1.0, 0.5, 0.25",
+        seed: int = 0,
+        steps: int = 50,
+        text_scale: float = 4.0,
+        image_scale: float = 2.0,
+        reduction: ReductionSettings | None = None,
+        max_tokens: int = 256,
+    ) -> io.NodeOutput:
+        """Run every ratio for every picture of the batch in image1."""
+        others = Reduction() if reduction is None else reduction.reduction
+        settings = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
+        decoding = Decoding(max_tokens, seed=seed)
+        sampling = replace(EDITING, steps=steps, seed=seed, guidance=Guidance(text_scale, image_scale))
+        sheets, tables = [], []
+        for pictures, importance in shots(images, reduction):
+            entries = []
+            for setting in settings:
+                purpose: Purpose = "answer" if mode == "ask" else "edit"
+                reading = model.read(pictures, setting, purpose, False, importance)
+                made: Answer | Painting
+                if mode == "ask":
+                    made = answer = model.answer(reading, prompt, decoding, False)
+                    result: str | Image.Image = answer.text
+                else:
+                    made = painting = model.edit(reading, prompt, sampling, reading.size, None)
+                    result = painting.image
+                drawn = token_map.draw(reading.reading.token_views()[0])
+                entries.append(Entry(setting.keep_ratio, drawn, result, made.report.after(reading.reading.report)))
+            sheets.append(host.image(to_tensor(sheet(entries))))
+            tables.append(table(entries))
+        return io.NodeOutput(sheets, tables, ui={"text": ("\n\n".join(tables),)})
+
+
+def parsed(ratios: str) -> list[float]:
+    """Ratios as a person writes them.
+
+    Raises:
+        SettingsError: one is no number above 0 and at most 1, or there are none or too many.
+    """
+    words = ratios.replace(";", ",").replace(",", " ").split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise SettingsError(f"'{ratios}' is not a list of numbers", where="ratios", fix=EXAMPLE) from error
+    if not 1 <= len(values) <= MOST_RATIOS:
+        raise SettingsError(f"{len(values)} ratios", where="ratios", fix=f"Give 1 to {MOST_RATIOS}. {EXAMPLE}")
+    for value in values:
+        Reduction(keep_ratio=value)
+    return values

@@ -1,0 +1,19 @@
+"""What ComfyUI asks the pack for."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import NODES, host
+
+
+class Extension(ComfyExtension):
+    """The pack."""
+
+    async def on_load(self) -> None:
+        """Make the model folder known."""
+        host.register_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes."""
+        return NODES

@@ -1,0 +1,322 @@
+"""The one module that knows ComfyUI's internals: memory manager, devices, progress, interruption, previews.
+
+A network is a `CoreModelPatcher` of layers from `comfy.ops`, so the manager may load it in part and cast weights as
+they are used. The autoencoder and the KV caches of every reading have patchers of their own: they are counted, moved
+off the GPU under pressure, brought back when needed, and freed by ComfyUI's commands, as models are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any
+from weakref import WeakValueDictionary
+
+import comfy.latent_formats
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from torch import Tensor, nn
+
+from ..g2tr_core.decoding import Decoding
+from ..g2tr_core.errors import OutOfMemoryError, SettingsError
+from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.report import Report
+from ..g2tr_core.sampling import Sampling
+from ..g2tr_core.umm.bagel import footprint
+from ..g2tr_core.umm.bagel.checkpoint import load_parts
+from ..g2tr_core.umm.bagel.layout import NETWORK_MARK, find_parts
+from ..g2tr_core.umm.bagel.model import Bagel
+from ..g2tr_core.umm.bagel.preprocess import Size
+from ..g2tr_core.umm.bagel.reading import EncodedPicture, Encoding, Item, Reading
+from ..g2tr_core.umm.interface import Answer, Painting, Purpose
+from ..g2tr_core.weights import FLOATS
+
+RECENT_PICTURES = 16  # encoded pictures that a model keeps in RAM, about 40 MB each at full size
+BRANCHES = 3  # of guidance, at most
+MODEL_FOLDER = "unified_models"
+WHOLE = 1e32  # bytes, more than any model has
+WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+
+_alive: WeakValueDictionary[Any, HostedModel] = WeakValueDictionary()
+
+
+class HostedModel:
+    """A model in the hands of ComfyUI's memory manager; what a model socket carries.
+
+    Args:
+        model: the core's model; networks on the offload device.
+        name: for messages.
+        offload_device: where the networks are while they are not in use.
+    """
+
+    def __init__(self, model: Bagel, name: str, offload_device: torch.device) -> None:
+        self.model, self.name = model, name
+        # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
+        self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
+        self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
+        self._recent: OrderedDict[bytes, EncodedPicture] = OrderedDict()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def is_dynamic(self) -> bool:
+        """For ComfyUI's output cache: whether the weights can be dropped and read again."""
+        dynamic: bool = self.patcher.is_dynamic()
+        return dynamic
+
+    def read(
+        self,
+        pictures: Sequence[Tensor],
+        reduction: Reduction | None,
+        purpose: Purpose,
+        think: bool,
+        importance: Sequence[Tensor | None],
+    ) -> HostedReading:
+        """Read pictures [H, W, C] together; those that were read lately are not encoded again."""
+        config, itemsize = self.model.config, self._itemsize
+        sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+        rows = footprint.cache_rows(sizes, purpose, config)
+        longest = max(sum(footprint.picture_rows(size, config)) for size in sizes)
+        fitted = [config.vae_resize.max_side] * 2
+        needed = rows * self.model.cost.kv_bytes + max(
+            footprint.decoder_bytes(longest, config, itemsize),
+            footprint.vae_bytes((fitted[0], fitted[1]), self._vae_itemsize, decode=False),
+        )
+        with self._ready(needed):
+            encoding = self._encoded(pictures)
+            reading = self.model.read(
+                encoding, reduction, purpose=purpose, think=think, importance=importance, progress=Progress()
+            )
+            self._remember(pictures, reading.encoding)
+        reading.report = reading.report.after(Report(ms=encoding.ms))
+        return HostedReading(self, reading)
+
+    def answer(self, reading: HostedReading, question: str, decoding: Decoding, think: bool) -> Answer:
+        """Answer a question about a reading."""
+        needed = decoding.max_tokens * self.model.cost.kv_bytes
+        with self._ready(needed, reading):
+            return self.model.answer(reading.reading, question, decoding=decoding, think=think, progress=Progress())
+
+    def edit(
+        self, reading: HostedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
+    ) -> Painting:
+        """Paint a reading anew."""
+        with self._ready(self._painting_bytes(size, sampling, think), reading):
+            return self.model.edit(reading.reading, instruction, sampling, size=size, think=think, progress=Progress())
+
+    def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> Painting:
+        """Paint from a text."""
+        rows = footprint.cache_rows([size], "edit", self.model.config)
+        needed = self._painting_bytes(size, sampling, think) + rows * self.model.cost.kv_bytes
+        with self._ready(needed):
+            return self.model.imagine(prompt, sampling, size=size, think=think, progress=Progress())
+
+    @contextmanager
+    def _ready(self, memory_required: int, reading: HostedReading | None = None) -> Iterator[None]:
+        """Have the manager load what a run needs, and make room for so many bytes beside it."""
+        whole = [self.vae_patcher]
+        if reading is not None:
+            if reading.owner is not self:
+                raise SettingsError(
+                    f"it was made by another model ({reading.owner}, not {self})",
+                    where="reading",
+                    fix="Connect one and the same Load Unified Model to Read Images and to this node",
+                )
+            whole.append(reading.patcher)
+        mm.load_models_gpu([self.patcher, *whole], memory_required=memory_required)
+        for patcher in whole:  # their layers do not follow their input from device to device
+            if patcher.loaded_size() < patcher.model_size():
+                patcher.partially_load(patcher.load_device, WHOLE)
+        self.model.device = self.patcher.load_device
+        try:
+            try:
+                yield
+            finally:
+                if reading is not None:
+                    reading.account()
+        except OutOfMemoryError:
+            mm.unload_all_models()
+            mm.soft_empty_cache()
+            raise
+
+    def _encoded(self, pictures: Sequence[Tensor]) -> Encoding:
+        """Pictures as the encoders see them, on the device."""
+        items: list[Item] = []
+        ms: dict[str, float] = {}
+        for picture in pictures:
+            mm.throw_exception_if_processing_interrupted()
+            known = self._recent.get(_content(picture))
+            encoding = self.model.encode(picture) if known is None else Encoding((known,)).to(self.model.device)
+            items += encoding.items
+            ms = Report(ms=encoding.ms).after(Report(ms=ms)).ms
+        return Encoding(tuple(items), ms)
+
+    def _remember(self, pictures: Sequence[Tensor], encoding: Encoding) -> None:
+        for picture, encoded in zip(pictures, encoding.to(torch.device("cpu")).pictures, strict=True):
+            key = _content(picture)
+            self._recent[key] = encoded
+            self._recent.move_to_end(key)
+        while len(self._recent) > RECENT_PICTURES:
+            self._recent.popitem(last=False)
+
+    def _painting_bytes(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
+        config = self.model.config
+        latent = size[0] * size[1] // (config.latent_downsample * config.latent_patch) ** 2
+        branches = BRANCHES if sampling.batch_guidance else 1
+        thought = think.max_tokens * self.model.cost.kv_bytes if think is not None else 0
+        return thought + max(
+            footprint.decoder_bytes(branches * latent, config, self._itemsize),
+            footprint.vae_bytes(size, self._vae_itemsize, decode=True),
+        )
+
+    @property
+    def _itemsize(self) -> int:
+        return self.model.network.compute_dtype.itemsize
+
+    @property
+    def _vae_itemsize(self) -> int:
+        return next(self.model.vae.parameters()).dtype.itemsize
+
+
+class ReadingState(nn.Module):
+    """A reading as the memory manager sees it: something with a device that can be moved."""
+
+    def __init__(self, reading: Reading, device: torch.device) -> None:
+        super().__init__()
+        self.reading, self.device = reading, device
+
+    def to(self, device: torch.device, *_: Any, **__: Any) -> ReadingState:  # type: ignore[override]
+        """Move all of it."""
+        self.reading.to(device)
+        return self
+
+
+class HostedReading:
+    """A reading in the hands of the memory manager; what a reading socket carries.
+
+    Args:
+        owner: the model that read; kept alive, for the reading is of no use without it.
+        reading: on the model's device.
+    """
+
+    def __init__(self, owner: HostedModel, reading: Reading) -> None:
+        self.owner, self.reading = owner, reading
+        device = owner.model.device
+        state = ReadingState(reading, device)
+        self.patcher = comfy.model_patcher.ModelPatcher(state, device, owner.patcher.offload_device)
+        self.account()
+        mm.load_models_gpu([self.patcher])
+
+    def __str__(self) -> str:
+        tokens = self.reading.visual_tokens
+        return f"{tokens.after} of {tokens.before} visual tokens"
+
+    @property
+    def size(self) -> Size:
+        """Width and height of an edit of it, unless another size is asked for."""
+        return self.reading.size or (self.owner.model.config.vae_resize.max_side,) * 2
+
+    def account(self) -> None:
+        """Tell the manager how large the reading has become, all of it being on the device."""
+        self.patcher.size = self.patcher.model.model_loaded_weight_memory = self.reading.nbytes
+
+
+class Progress:
+    """Drives ComfyUI's progress bar and latent preview; raises where the user has cancelled."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: Any = None
+        self._previewer: Any = None
+
+    def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        """See `interface.Progress`; a preview is sent where ComfyUI's settings ask for one."""
+        mm.throw_exception_if_processing_interrupted()
+        if stage != self._stage:
+            self._stage, self._bar = stage, comfy.utils.ProgressBar(total)
+            if preview is not None:
+                self._previewer = latent_preview.get_previewer(preview.device, comfy.latent_formats.Flux())
+        picture = None
+        if preview is not None and self._previewer is not None:
+            picture = self._previewer.decode_latent_to_preview_image("JPEG", preview.unsqueeze(0))
+        self._bar.update_absolute(done, total, picture)
+
+
+def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashable) -> HostedModel:
+    """Load a model. One that is still in use somewhere in the graph is handed out again instead of loaded twice.
+
+    Args:
+        path: folder or file of the model.
+        vae: file of the autoencoder, or None for the one beside the model.
+        weights: a key of `WEIGHTS`, or "auto" for the type that the file has.
+        name: for messages.
+        stamp: the state of the files.
+
+    Raises:
+        CheckpointError: nothing is there, or it is broken or of another model.
+    """
+    device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    key = (path, vae, weights, stamp, str(device))
+    alive = _alive.get(key)
+    if alive is not None:
+        return alive
+    kept_as = WEIGHTS.get(weights) or _stored_dtype(path, vae)
+    allowed = [torch.float16, torch.float32] if kept_as == torch.float16 else [torch.bfloat16, torch.float32]
+    compute = mm.unet_manual_cast(kept_as, device, allowed) or kept_as
+    operations = comfy.ops.pick_operations(kept_as, compute, load_device=device)
+    parts = load_parts(path, dtype=compute, weight_dtype=kept_as, vae=vae, device=offload_device, operations=operations)
+    if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
+        mm.archive_model_dtypes(parts.network)
+    hosted = HostedModel(Bagel(parts, device), name, offload_device)
+    _alive[key] = hosted
+    return hosted
+
+
+def _stored_dtype(path: Path, vae: Path | None) -> torch.dtype:
+    """The type of a decoder matrix in the file; bf16 where it is one that loading will refuse."""
+    return FLOATS.get(find_parts(path, vae).network[NETWORK_MARK].dtype, torch.bfloat16)
+
+
+def register_folder() -> None:
+    """Make the pack's model folder known, behind those that extra_model_paths.yaml names for it."""
+    folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
+
+
+def model_folder() -> str:
+    """The first of the pack's model folders, to tell people where models belong."""
+    first: str = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
+    return first
+
+
+def files(key: str) -> dict[str, Path]:
+    """The safetensors files of one of ComfyUI's model folders and their relative names, with / on every system."""
+    names = [name for name in folder_paths.get_filename_list(key) if name.lower().endswith(".safetensors")]
+    paths = {PurePath(name).as_posix(): folder_paths.get_full_path(key, name) for name in names}
+    return {name: Path(path) for name, path in paths.items() if path is not None}
+
+
+def image(pixels: Tensor) -> Tensor:
+    """[H, W, 3] of 0 … 1 -> IMAGE [1, H, W, 3]."""
+    return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
+
+
+def latent(scaled: Tensor) -> dict[str, Tensor]:
+    """A latent as the decoder has it, [16, h, w] -> LATENT as FLUX has it, neither scaled nor shifted."""
+    plain = comfy.latent_formats.Flux().process_out(scaled)
+    return {"samples": plain.unsqueeze(0).to(mm.intermediate_device(), torch.float32)}
+
+
+def _content(picture: Tensor) -> bytes:
+    """A short name for a picture's shape and pixels."""
+    pixels = picture.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
+    digest.update(pixels.numpy().data)
+    return digest.digest()

@@ -1,0 +1,66 @@
+"""Paint from a text alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import host
+from .painting import (
+    check_interval,
+    packed,
+    painting_outputs,
+    sampler_inputs,
+    settings,
+    size_input,
+    steps_input,
+    text_scale_input,
+)
+from .sockets import CATEGORY, model_input, seed_input
+
+
+class Imagine(io.ComfyNode):
+    """A prompt -> a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the graph shows it."""
+        return io.Schema(
+            node_id="G2TRImagine",
+            display_name="Imagine (G²TR)",
+            category=CATEGORY,
+            description="Paints a picture from a text.",
+            search_aliases=["g2tr", "bagel", "text to image", "txt2img", "t2i", "generate image"],
+            inputs=[
+                model_input(),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="A red cube on a wooden table.",
+                    placeholder="What should the picture show?",
+                    tooltip="What the picture should show, in whole sentences.",
+                ),
+                size_input("width", 1024, 16, ".", advanced=False),
+                size_input("height", 1024, 16, ".", advanced=False),
+                seed_input("Which variant to paint. The same seed gives the same picture on every machine."),
+                steps_input(),
+                text_scale_input(),
+                *sampler_inputs(interval_start=0.4, renorm="global"),
+            ],
+            outputs=painting_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, interval_start: float | None = None, interval_end: float | None = None) -> bool | str:
+        """Refuse an interval that runs backwards."""
+        return check_interval(interval_start, interval_end)
+
+    @classmethod
+    def execute(
+        cls, model: host.HostedModel, prompt: str, width: int = 1024, height: int = 1024, **sampler: Any
+    ) -> io.NodeOutput:
+        """Paint."""
+        sampling, think = settings(image_scale=1.0, **sampler)
+        painting = model.imagine(prompt, sampling, (width, height), think)
+        return packed(painting, painting.report)

@@ -1,0 +1,38 @@
+"""Show what a result cost."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..g2tr_core.images import to_tensor
+from ..g2tr_core.report import Report
+from ..g2tr_core.report_plot import plot_times
+from . import host
+from .sockets import CATEGORY, ReportSocket
+
+
+class ReportNode(io.ComfyNode):
+    """A report -> a table and a plot."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the graph shows it."""
+        return io.Schema(
+            node_id="G2TRReport",
+            display_name="Report (G²TR)",
+            category=CATEGORY,
+            description="What a result cost: visual tokens, KV cache and operations with and without the reduction, "
+            "and where the time went.",
+            search_aliases=["g2tr", "benchmark", "timing", "profile", "statistics", "memory"],
+            inputs=[ReportSocket.Input("report", tooltip="From Read Images, Ask, Edit Image or Imagine.")],
+            outputs=[
+                io.String.Output("table", tooltip="The figures as text. Connect it to Preview as Text to see it."),
+                io.Image.Output("plot", tooltip="Where the time went, a bar for every stage."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, report: Report) -> io.NodeOutput:
+        """Write and draw."""
+        table = report.as_text()
+        return io.NodeOutput(table, host.image(to_tensor(plot_times(report))), ui={"text": (table,)})

@@ -1,0 +1,114 @@
+"""What the pack's own sockets carry, and the pieces that several nodes' schemas share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..g2tr_core.errors import SettingsError
+from ..g2tr_core.reduction import Reduction
+
+CATEGORY = "G2TR"
+LARGEST_SEED = 2**64 - 1
+MOST_PICTURES = 10  # references read together
+
+Model = io.Custom("G2TR_MODEL")  # host.HostedModel
+ReductionSocket = io.Custom("G2TR_REDUCTION")  # ReductionSettings
+ReadingSocket = io.Custom("G2TR_READING")  # host.HostedReading
+ReportSocket = io.Custom("G2TR_REPORT")  # g2tr_core.report.Report
+
+
+@dataclass(frozen=True, eq=False)
+class ReductionSettings:
+    """How to reduce, and which regions to spare or to give up.
+
+    Args:
+        reduction: the core's settings.
+        protect: [B, H, W] masks of 0 … 1, white where every token stays; or None.
+        sacrifice: [B, H, W] masks of 0 … 1, white where tokens go first; or None.
+    """
+
+    reduction: Reduction
+    protect: Tensor | None = None
+    sacrifice: Tensor | None = None
+
+    def __str__(self) -> str:
+        masks = [name for name in ("protect", "sacrifice") if getattr(self, name) is not None]
+        return f"keep_ratio {self.reduction.keep_ratio:g}" + "".join(f", {name} mask" for name in masks)
+
+
+def model_input() -> Any:
+    """The model socket."""
+    return Model.Input("model", tooltip="The model, from Load Unified Model.")
+
+
+def reading_input() -> Any:
+    """The reading socket."""
+    return ReadingSocket.Input(
+        "reading",
+        tooltip="Pictures that were read, from Read Images. One reading serves any number of prompts and seeds: the "
+        "pictures are not read again.",
+    )
+
+
+def images_input() -> Any:
+    """Growing picture sockets, image1, image2, …"""
+    names = [f"image{index + 1}" for index in range(MOST_PICTURES)]
+    return io.Autogrow.Input(
+        "images",
+        template=io.Autogrow.TemplateNames(
+            io.Image.Input(
+                "image",
+                tooltip="A picture. Connect one and the next socket appears; pictures of several sockets are read "
+                "together, in order, as references of one prompt. A batch in image1 is read picture by picture.",
+            ),
+            names=names,
+            min=1,
+        ),
+        tooltip="The pictures to read. Connect one and the next socket appears.",
+    )
+
+
+def reduction_input(tooltip: str) -> Any:
+    """The optional reduction socket."""
+    return ReductionSocket.Input("reduction", optional=True, tooltip=tooltip)
+
+
+def seed_input(tooltip: str, *, advanced: bool = False) -> Any:
+    """A seed as ComfyUI's samplers have it; 0 is one like any other."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=LARGEST_SEED,
+        control_after_generate=True,
+        tooltip=tooltip,
+        advanced=advanced or None,
+    )
+
+
+def thinking_output() -> Any:
+    """What the model wrote to itself."""
+    return io.String.Output("thinking", tooltip="What the model wrote to itself first; empty without think.")
+
+
+def report_output() -> Any:
+    """What it cost."""
+    return ReportSocket.Output(
+        "report",
+        tooltip="Tokens, KV cache, operations and milliseconds of every stage, with and without the reduction. Connect "
+        "it to Report to see them.",
+    )
+
+
+def verdict(settings: Callable[[], Any]) -> bool | str:
+    """For `validate_inputs`: True, or what the core says against these settings."""
+    try:
+        settings()
+    except SettingsError as error:
+        return str(error)
+    return True

@@ -1,0 +1,58 @@
+"""Estimates for memory managers hold what a run takes; readings can be moved and say how large they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from g2tr_core.decoding import Decoding
+from g2tr_core.embedded import PHOTO
+from g2tr_core.reduction import Reduction
+from g2tr_core.umm.bagel import footprint
+from g2tr_core.umm.bagel.config import BagelConfig
+from g2tr_core.umm.bagel.model import Bagel
+
+HALF = Reduction(keep_ratio=0.5, min_tokens=1)
+SIZE = (600, 400)  # of PHOTO
+
+
+def test_rows_are_those_that_a_picture_takes(tiny: Bagel) -> None:
+    prepared = tiny.encode(PHOTO).pictures[0].prepared
+    rows, columns = prepared.latent_grid
+    assert footprint.picture_rows(SIZE, tiny.config) == (rows * columns, len(prepared.vit_patches))
+
+
+@pytest.mark.parametrize("purpose", ["answer", "edit"])
+def test_the_cache_is_not_larger_than_estimated(tiny: Bagel, purpose) -> None:
+    reading = tiny.read([PHOTO, PHOTO], purpose=purpose)
+    estimated = footprint.cache_rows([SIZE, SIZE], purpose, tiny.config) * tiny.cost.kv_bytes
+    caches = {context.cache for context in (reading.conversations[purpose, False].full,)}
+    assert sum(cache.nbytes for cache in caches) <= estimated
+
+
+def test_figures_at_full_size() -> None:
+    """A 1024x1024 edit with three branches in bf16: 1.6 GB in the decoder, 4.6 GB in the autoencoder."""
+    config = BagelConfig()
+    assert footprint.picture_rows((1024, 1024), config) == (4096, 4900)
+    assert footprint.decoder_bytes(3 * 4096, config, 2) == pytest.approx(1.6e9, rel=0.05)
+    assert footprint.vae_bytes((1024, 1024), 2, decode=True) == pytest.approx(4.6e9, rel=0.02)
+
+
+def test_a_reading_counts_what_it_holds(tiny: Bagel) -> None:
+    reading = tiny.read(PHOTO, HALF)
+    cache = reading.conversations["answer", False].full.cache
+    before = reading.nbytes
+    assert before > cache.nbytes
+    tiny.answer(reading, "What?", decoding=Decoding(max_tokens=2), think=True)
+    assert reading.nbytes > before + cache.nbytes // 2, "the contexts for thinking count too"
+
+
+def test_a_reading_can_be_moved(tiny: Bagel) -> None:
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    moved = reading.encoding.to(torch.device("meta"))
+    assert moved.pictures[0].features.device.type == moved.pictures[0].latent.device.type == "meta"
+    assert reading.encoding.pictures[0].features.device.type == "cpu", "the other one stays"
+    reading.to(torch.device("meta"))
+    conversation = reading.conversations["edit", False]
+    held = [conversation.full.cache, conversation.texts.cache, reading.reduced[0].keep, reading.reduced[0].features]
+    assert {thing.device.type for thing in [*held, reading.encoding.pictures[0].features]} == {"meta"}

@@ -1,0 +1,1 @@
+"""ComfyUI node API, as far as the pack uses it."""

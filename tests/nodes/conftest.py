@@ -1,0 +1,79 @@
+"""A models folder with a checkpoint that sees small pictures, and nodes that run as in a graph."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from g2tr_core.embedded import CHECKPOINT, PHOTO
+from g2tr_core.images import open_image, to_tensor
+from tests.nodes.graph import run
+from tests.pack import module, pack
+
+SMALL = {"vae_resize": [128, 64, 16], "vit_resize": [112, 56, 14]}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small wait for threads longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ComfyUI's models folder: unified_models/sub/small is a released folder."""
+    root = tmp_path_factory.mktemp("models")
+    small = root / "unified_models" / "sub" / "small"
+    shutil.copytree(CHECKPOINT, small)
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "g2tr": SMALL}))
+    extension = asyncio.run(pack().comfy_entrypoint())
+    import folder_paths
+
+    folder_paths.models_dir = str(root)
+    for key in ("diffusion_models", "checkpoints", "vae"):
+        (root / key).mkdir()
+        folder_paths.add_model_folder_path(key, str(root / key))
+        folder_paths.folder_names_and_paths[key][1].update({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+    asyncio.run(extension.on_load())
+    return root
+
+
+@pytest.fixture(scope="session")
+def model(models: Path) -> Any:
+    return run("G2TRLoadModel", checkpoint="sub/small")[0][0]
+
+
+@pytest.fixture
+def photo() -> torch.Tensor:
+    """IMAGE [1, H, W, 3]."""
+    return to_tensor(open_image(PHOTO).resize((150, 100))).unsqueeze(0)
+
+
+@pytest.fixture
+def half(models: Path) -> Any:
+    return run("G2TRReduction", keep_ratio=0.5, min_tokens=1)[0][0]
+
+
+@pytest.fixture
+def host() -> Any:
+    return module("nodes.host")
+
+
+@pytest.fixture
+def shown(models: Path) -> list[tuple[int, int, Any]]:
+    """Every update of the progress bar."""
+    import comfy.utils
+
+    comfy.utils.shown.clear()
+    return comfy.utils.shown

@@ -1,0 +1,207 @@
+"""The pack and ComfyUI's memory manager, progress bar, interruption and folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from g2tr_core.embedded import CHECKPOINT
+from tests.nodes.graph import QUICK, SHORT, edit, read, run
+from tests.pack import error, module, nodes
+
+
+@pytest.fixture
+def mm(models: Path) -> Any:
+    import comfy.model_management
+
+    return comfy.model_management
+
+
+@pytest.fixture
+def reading(model: Any, photo: torch.Tensor, half: Any) -> Any:
+    return read(model, {"image1": photo}, reduction=half)[0][0]
+
+
+def test_weights_are_kept_as_the_file_has_them(model: Any) -> None:
+    weight = model.model.network.language_model.model.layers[0].self_attn.q_proj.weight
+    assert weight.dtype == torch.bfloat16 and model.model.network.compute_dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in model.model.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("weights", "dtype"),
+    [
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("fp32", torch.float32),
+        ("fp8", torch.float8_e4m3fn),
+    ],
+)
+def test_precisions(models: Path, weights: str, dtype: torch.dtype, photo: torch.Tensor) -> None:
+    model = run("G2TRLoadModel", checkpoint="sub/small", weights=weights)[0][0]
+    assert model.model.network.language_model.model.layers[0].mlp.up_proj.weight.dtype == dtype
+    assert run("G2TRAsk", model=model, reading=read(model, {"image1": photo})[0], question="What?", **SHORT)[0][0]
+
+
+def test_a_model_in_use_is_not_loaded_twice(model: Any, reading: Any, models: Path) -> None:
+    """ComfyUI's cache may drop the loader's output and run it again while a reading is still there."""
+    assert run("G2TRLoadModel", checkpoint="sub/small")[0][0] is model
+    assert run("G2TRLoadModel", checkpoint="sub/small", weights="fp32")[0][0] is not model
+
+
+def test_what_a_run_needs_is_loaded_and_counted(model: Any, reading: Any, mm: Any) -> None:
+    mm.unload_all_models()
+    mm.requests.clear()
+    assert reading.patcher.loaded_size() == 0
+    edit(model, reading)
+    assert {model.patcher, model.vae_patcher, reading.patcher} <= set(mm.loaded_models())
+    assert reading.patcher.loaded_size() == reading.patcher.model_size() == reading.reading.nbytes
+    assert mm.requests[-1] > 0
+    before = reading.patcher.model_size()
+    run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)
+    assert reading.patcher.model_size() > before, "the other purpose was prefilled"
+
+
+def test_a_reading_comes_back_after_it_was_moved_off(model: Any, reading: Any, mm: Any) -> None:
+    first = edit(model, reading)[0][0]
+    mm.unload_all_models()
+    assert torch.equal(edit(model, reading)[0][0], first)
+
+
+def test_a_larger_picture_asks_for_more_memory(model: Any, mm: Any) -> None:
+    mm.requests.clear()
+    for side in (32, 64):
+        run("G2TRImagine", model=model, width=side, height=side, **QUICK)
+    assert mm.requests[1] > mm.requests[0] > 0
+
+
+def test_running_out_of_memory_frees_and_advises(model, reading, mm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    first = edit(model, reading)[0][0]
+    monkeypatch.setattr(model.model.vae, "decode", full)
+    with pytest.raises(error("OutOfMemoryError"), match="keep_ratio"):
+        edit(model, reading)
+    assert mm.loaded_models() == [] and reading.patcher.loaded_size() == 0
+    monkeypatch.undo()
+    assert torch.equal(edit(model, reading)[0][0], first)
+
+
+@pytest.mark.parametrize("node", ["G2TREdit", "G2TRAsk", "G2TRRead", "G2TRImagine"])
+def test_cancel_and_run_again(model, reading, photo, mm, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.utils
+
+    def start() -> Any:
+        if node == "G2TRRead":
+            return read(model, {"image1": photo * 0.4, "image2": photo * 0.3})[1]
+        if node == "G2TRAsk":
+            return run(node, model=model, reading=reading, question="What?", max_tokens=20)[0]
+        if node == "G2TRImagine":
+            return run(node, model=model, width=64, height=64, steps=8)[0][0].tolist()
+        return edit(model, reading, steps=8)[0][0].tolist()
+
+    first = start()
+    bar = comfy.utils.ProgressBar.update_absolute
+    seen = []
+
+    def press(self: Any, value: int, total: int | None = None, preview: Any = None) -> None:
+        seen.append(value)
+        if value == 1:
+            mm.interrupt_current_processing()
+        bar(self, value, total, preview)
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", press)
+    with pytest.raises(mm.InterruptProcessingException):
+        start()
+    assert seen == [1], "stops within a step"
+    monkeypatch.undo()
+    assert start() == first
+
+
+def test_progress_counts_steps_and_tokens(model: Any, reading: Any, shown: list) -> None:
+    edit(model, reading, steps=5)
+    assert [(value, total) for value, total, _ in shown] == [(value, 4) for value in (1, 2, 3, 4)]
+    shown.clear()
+    edit(model, reading, think=True, max_think_tokens=3)
+    assert [(value, total) for value, total, _ in shown][:3] == [(1, 3), (2, 3), (3, 3)] and shown[-1][:2] == (3, 3)
+    shown.clear()
+    run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)
+    assert shown[-1][1] == 6 and all(preview is None for _, _, preview in shown)
+
+
+def test_previews_follow_comfyuis_setting(model, reading, shown: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    import latent_preview
+
+    edit(model, reading)
+    assert all(preview is None for _, _, preview in shown)
+    shown.clear()
+    monkeypatch.setattr(latent_preview, "enabled", True)
+    edit(model, reading)
+    width, height = reading.size
+    assert [preview[1].size for _, _, preview in shown] == [(width // 8, height // 8)] * 3
+
+
+def test_the_list_of_models(models: Path) -> None:
+    files = module("nodes.model_files")
+    own, others = models / "unified_models", models / "diffusion_models"
+    shutil.copy(CHECKPOINT / "ema.safetensors", others / "bagel_repack.safetensors")
+    shutil.copy(CHECKPOINT / "ae.safetensors", others / "something_else.safetensors")
+    (others / "cut.safetensors").write_bytes(b"\x01")
+    shutil.copytree(CHECKPOINT, models / "checkpoints" / "BAGEL")
+    shutil.copy(CHECKPOINT / "ema.safetensors", own / "single.safetensors")
+    (own / "notes.txt").write_text("not a model")
+    try:
+        found = list(files.checkpoints())
+    finally:
+        shutil.rmtree(models / "checkpoints" / "BAGEL")
+        (own / "single.safetensors").unlink()
+        for file in others.iterdir():
+            file.unlink()
+    assert found == [
+        files.EMBEDDED,
+        "single.safetensors",
+        "sub/small",
+        "diffusion_models/bagel_repack.safetensors",
+        "checkpoints/BAGEL",
+    ]
+
+
+def test_a_changed_file_is_loaded_again(models: Path) -> None:
+    loader = nodes()["G2TRLoadModel"]
+    before = loader.fingerprint_inputs(checkpoint="sub/small", weights="auto")
+    assert loader.fingerprint_inputs(checkpoint="sub/small", weights="auto") == before
+    extra = models / "unified_models" / "sub" / "small" / "extra.txt"
+    extra.write_text("x")
+    try:
+        assert loader.fingerprint_inputs(checkpoint="sub/small", weights="auto") != before
+    finally:
+        extra.unlink()
+
+
+def test_an_autoencoder_from_its_own_folder(models: Path, photo: torch.Tensor) -> None:
+    shutil.copy(CHECKPOINT / "ae.safetensors", models / "vae" / "ae.safetensors")
+    try:
+        model = run("G2TRLoadModel", checkpoint="sub/small", vae="ae.safetensors")[0][0]
+    finally:
+        (models / "vae" / "ae.safetensors").unlink()
+    assert edit(model, read(model, {"image1": photo})[0])[0][0].std() > 0.01
+
+
+def test_a_file_that_is_no_model_says_what_it_is(models: Path) -> None:
+    wrong = models / "unified_models" / "ae_alone.safetensors"
+    shutil.copy(CHECKPOINT / "ae.safetensors", wrong)
+    try:
+        with pytest.raises(error("CheckpointError"), match="autoencoder alone"):
+            run("G2TRLoadModel", checkpoint="ae_alone.safetensors")
+    finally:
+        wrong.unlink()
+
+
+def test_the_embedded_model_is_always_there(models: Path) -> None:
+    model = run("G2TRLoadModel")[0][0]
+    assert "embedded demo" in str(model)

@@ -1,0 +1,241 @@
+"""Every node at work on the tiny model, through the graph's eyes."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.nodes.graph import QUICK, SHORT, List, edit, outcome, read, refusal, run
+from tests.pack import error
+
+
+class Counting:
+    """Counts encodes and prefilled rows since it was last asked."""
+
+    def __init__(self, hosted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.vit = self.vae = self.rows = 0
+        network, vae = hosted.model.network, hosted.model.vae
+        decoder = network.language_model.model
+        features, encode, remember = network.visual_features, vae.encode, decoder.remember
+
+        def counted_features(*arguments):
+            self.vit += 1
+            return features(*arguments)
+
+        def counted_encode(*arguments):
+            self.vae += 1
+            return encode(*arguments)
+
+        def counted_remember(und, gen, positions, memory):
+            self.rows += memory.context.length - memory.start
+            return remember(und, gen, positions, memory)
+
+        monkeypatch.setattr(network, "visual_features", counted_features)
+        monkeypatch.setattr(vae, "encode", counted_encode)
+        monkeypatch.setattr(decoder, "remember", counted_remember)
+
+    def since(self) -> tuple[int, int, int]:
+        counts, self.vit, self.vae, self.rows = (self.vit, self.vae, self.rows), 0, 0, 0
+        return counts
+
+
+def test_ask(model: Any, photo: torch.Tensor, half: Any) -> None:
+    (readings, summaries, reports), shown = outcome(
+        "G2TRRead", model=model, images={"image1": photo * 0.95}, reduction=half, purpose="answer"
+    )
+    tokens = readings[0].reading.visual_tokens
+    assert tokens.after == round(tokens.before / 2) and summaries[0] == (
+        f"{tokens.after} of {tokens.before} visual tokens kept (50%)"
+    )
+    assert shown == [{"text": (summaries[0],)}]
+    assert {"vit", "vae_encode", "reduction", "prefill"} <= set(reports[0].ms)
+    answer, thinking, report = run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)
+    assert answer[0] and thinking == [""] and {"vit", "decode"} <= set(report[0].ms)
+    assert run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)[0] == answer
+    assert run("G2TRAsk", model=model, reading=readings, question="What?", think=True, **SHORT)[0][0]
+
+
+def test_edit(model: Any, photo: torch.Tensor, half: Any) -> None:
+    readings = read(model, {"image1": photo}, reduction=half)[0]
+    image, latent, thinking, report = edit(model, readings)
+    width, height = readings[0].size
+    assert image[0].shape == (1, height, width, 3) and image[0].dtype == torch.float32
+    assert 0 <= image[0].min() < image[0].max() <= 1 and image[0].std() > 0.01
+    assert latent[0]["samples"].shape == (1, 16, height // 8, width // 8)
+    assert thinking == [""] and "denoise" in report[0].ms
+    assert torch.equal(edit(model, readings, seed=0)[0][0], image[0])
+    assert not torch.equal(edit(model, readings, seed=2**64 - 1)[0][0], image[0])
+    assert edit(model, readings, width=64)[0][0].shape == (1, height, 64, 3)
+    thought = edit(model, readings, think=True, max_think_tokens=4)
+    assert thought[2][0] and not torch.equal(thought[0][0], image[0])
+
+
+def test_the_latent_is_what_fluxs_autoencoder_decodes(model: Any) -> None:
+    image, latent, *_ = run("G2TRImagine", model=model, width=64, height=32, **QUICK)
+    assert image[0].shape == (1, 32, 64, 3)
+    with torch.inference_mode():
+        pixels = model.model.vae.kl.decoder(latent[0]["samples"])  # neither scaled nor shifted, as core VAE Decode
+    torch.testing.assert_close((pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0), image[0][0], atol=1e-4, rtol=0)
+
+
+def test_a_second_prompt_or_seed_reads_nothing_again(model, photo, half, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    fresh = (photo * 0.9).clamp(0, 1)
+    readings = read(model, {"image1": fresh}, reduction=half, purpose="answer")[0]
+    assert counting.since()[:2] == (1, 1)
+    run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)
+    first = counting.since()
+    run("G2TRAsk", model=model, reading=readings, question="Why?", **SHORT)
+    assert first[:2] == counting.since()[:2] == (0, 0) and first[2] < 20
+    edit(model, readings)
+    assert counting.since()[:2] == (0, 0), "the latent is known since the reduction"
+    edit(model, readings, seed=1, text_scale=2.0)
+    assert counting.since()[:2] == (0, 0)
+
+
+def test_another_ratio_or_mask_does_not_encode_again(model, photo, half, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    fresh = (photo * 0.8).clamp(0, 1)
+    before = read(model, {"image1": fresh}, reduction=half)[2][0]
+    assert counting.since()[:2] == (1, 1) and "vit" in before.ms
+    quarter = run("G2TRReduction", keep_ratio=0.25, min_tokens=1, protect=torch.ones(1, 8, 8))[0]
+    report = read(model, {"image1": fresh}, reduction=quarter)[2][0]
+    assert counting.since()[:2] == (0, 0) and "vit" not in report.ms
+    read(model, {"image1": fresh, "image2": photo * 0.7}, reduction=half)
+    assert counting.since()[:2] == (1, 1), "only the new reference"
+
+
+def test_a_batch_is_read_picture_by_picture(model: Any, photo: torch.Tensor, half: Any) -> None:
+    batch = torch.cat((photo, photo.flip(1), photo.flip(2)))
+    reference = photo * 0.5
+    readings, summaries, _ = read(model, {"image1": batch, "image2": reference}, reduction=half)
+    assert isinstance(readings, List) and len(readings) == len(summaries) == 3
+    assert all(len(reading.reading.encoding.pictures) == 2 for reading in readings)
+    assert len(run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)[0]) == 3
+    images = edit(model, readings)[0]
+    assert len(images) == 3 and not torch.equal(images[0], images[1])
+    alone = read(model, {"image1": batch[1:2], "image2": reference}, reduction=half)[0]
+    assert torch.equal(edit(model, alone)[0][0], images[1])
+    with pytest.raises(error("ImageError"), match="image2"):
+        read(model, {"image1": batch, "image2": batch[:2]})
+    with pytest.raises(error("ImageError"), match="image1"):
+        read(model, {})
+
+
+def test_references_count_in_order(model: Any, photo: torch.Tensor) -> None:
+    small = photo[:, ::2, ::2]
+    one = read(model, {"image1": photo, "image2": small[:, :, :40]})[0][0]
+    two = read(model, {"image1": small[:, :, :40], "image2": photo})[0][0]
+    assert one.reading.visual_tokens == two.reading.visual_tokens and one.size != two.size
+
+
+def test_masks_steer_what_is_kept(model: Any, photo: torch.Tensor) -> None:
+    left = torch.zeros(1, 30, 60)
+    left[..., :30] = 1
+
+    def kept(images: dict[str, torch.Tensor] | None = None, place: int = 0, **masks: torch.Tensor) -> torch.Tensor:
+        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, **masks)[0]
+        reading = read(model, images or {"image1": photo}, reduction=reduction)[0][0]
+        _, pictures = run("G2TRTokenMap", reading=reading)
+        mask = pictures[place][0]
+        return torch.stack((mask[:, : mask.shape[1] // 2].mean(), mask[:, mask.shape[1] // 2 :].mean()))
+
+    free, protected, given_up = kept(), kept(protect=left), kept(sacrifice=left)
+    assert protected[0] > free[0] > given_up[0] and given_up[0] < 0.05
+    both = kept(protect=left.flip(-1), sacrifice=torch.nn.functional.interpolate(left[None], scale_factor=2)[0])
+    assert both[0] < 0.05 and both[1] > 0.7
+    pair = {"image1": photo, "image2": photo * 0.5}
+    assert kept(pair, 1, protect=left)[0] < protected[0], "one mask is for image1"
+    assert kept(pair, 1, protect=torch.cat((left, left)))[0] > free[0]
+    batch = {"image1": torch.cat((photo, photo))}
+    with pytest.raises(error("SettingsError"), match="protect"):
+        kept(batch, protect=torch.cat((left, left, left)))
+
+
+def test_token_map(model: Any, photo: torch.Tensor, half: Any) -> None:
+    readings = read(model, {"image1": photo, "image2": photo * 0.5}, reduction=half)[0]
+    images, masks = run("G2TRTokenMap", reading=readings)
+    assert len(images) == len(masks) == 2 and images[0].ndim == 4 and masks[0].ndim == 3
+    assert masks[0].mean() == pytest.approx(0.5, abs=0.02) and set(masks[0].unique().tolist()) == {0.0, 1.0}
+    heat = run("G2TRTokenMap", reading=readings, style="scores")[0]
+    assert heat[0].std() > 0.01
+    whole = read(model, {"image1": photo})[0]
+    assert run("G2TRTokenMap", reading=whole)[1][0].min() == 1
+    with pytest.raises(error("SettingsError"), match="keep_ratio"):
+        run("G2TRTokenMap", reading=whole, style="scores")
+
+
+def test_report(model: Any, photo: torch.Tensor, half: Any) -> None:
+    reports = read(model, {"image1": photo}, reduction=half)[2]
+    tables, plots = run("G2TRReport", report=reports)
+    assert "visual tokens" in tables[0] and plots[0].shape[0] == 1 and plots[0].shape[-1] == 3 and plots[0].std() > 0.02
+
+
+@pytest.mark.parametrize("mode", ["ask", "edit"])
+def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    inputs = {"ratios": "1, 0.5", "max_tokens": 4, "steps": 3, "mode": mode}
+    sheets, tables = run("G2TRCompare", model=model, images={"image1": (photo * 0.6)}, **inputs)
+    assert counting.since()[0] <= 1, "encoded once for all ratios"
+    assert sheets[0].shape[0] == 1 and sheets[0].std() > 0.02
+    assert [line.split()[0] for line in tables[0].splitlines()[1:3]] == ["1", "0.5"]
+    assert ("keep_ratio 0.5:" in tables[0]) == (mode == "ask")
+    assert len(run("G2TRCompare", model=model, images={"image1": torch.cat((photo, photo))}, **inputs)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "says"),
+    [
+        ("G2TRReduction", {"keep_ratio": 0.05, "budget": "auto", "auto_min_ratio": 0.1}, "auto_min_ratio"),
+        ("G2TRReduction", {"keep_ratio": 0.0}, "keep_ratio"),
+        ("G2TRReduction", {"keep_ratio": float("nan")}, "keep_ratio"),
+        ("G2TRReduction", {"keep_ratio": 1.5}, "keep_ratio"),
+        ("G2TRReduction", {"merge": "max"}, "merge"),
+        ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "interval"),
+        ("G2TRImagine", {"interval_start": 2.0}, "interval"),
+        ("G2TREdit", {"steps": 1}, "steps"),
+        ("G2TRImagine", {"width": 4096}, "width"),
+        ("G2TRCompare", {"ratios": "half"}, "ratios"),
+        ("G2TRCompare", {"ratios": " , "}, "ratios"),
+        ("G2TRCompare", {"ratios": "0.5, 2"}, "keep_ratio"),
+        ("G2TRCompare", {"ratios": "0.5 " * 9}, "ratios"),
+        ("G2TRLoadModel", {"checkpoint": "BAGEL-7B-MoT"}, "unified_models"),
+        ("G2TRLoadModel", {"vae": "other.safetensors"}, "vae"),
+    ],
+)
+def test_bad_settings_are_refused_before_running(models: Path, node: str, inputs: dict[str, Any], says: str) -> None:
+    assert says in (refusal(node, **inputs) or "nothing")
+
+
+def test_linked_values_are_not_judged_before_they_are_known(models: Path) -> None:
+    assert refusal("G2TRReduction", keep_ratio=None, budget="auto", auto_min_ratio=0.5) is None
+    assert refusal("G2TREdit", interval_start=None, interval_end=0.5) is None
+    assert refusal("G2TRCompare", ratios=None) is None
+
+
+def test_a_reading_of_another_model_is_refused(model: Any, models: Path, photo: torch.Tensor) -> None:
+    other = run("G2TRLoadModel", checkpoint="sub/small", weights="fp32")[0][0]
+    with pytest.raises(error("SettingsError"), match="another model"):
+        run("G2TRAsk", model=other, reading=read(model, {"image1": photo})[0], question="What?", **SHORT)
+
+
+def test_a_node_that_is_dropped_leaves_nothing(models: Path, photo: torch.Tensor) -> None:
+    loaded = run("G2TRLoadModel", checkpoint="sub/small", weights="fp32")[0][0]
+    reading = read(loaded, {"image1": photo})[0][0]
+    traces = [weakref.ref(thing) for thing in (loaded, loaded.model.network, reading, reading.reading)]
+    del loaded, reading
+    gc.collect()
+    assert [trace() for trace in traces] == [None] * 4
+
+
+def test_errors_reach_the_user_unchanged(model: Any, photo: torch.Tensor) -> None:
+    with pytest.raises(error("ImageError"), match=r"0\.\.1"):
+        read(model, {"image1": photo * 255})
+    with pytest.raises(error("G2TRError"), match="temperature"):
+        reading = read(model, {"image1": photo})[0]
+        run("G2TRAsk", model=model, reading=reading, question="What?", temperature=float("nan"))

@@ -1,0 +1,136 @@
+"""What an artist sees: ids that workflows rely on, limits, defaults, words."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from g2tr_core.decoding import Decoding
+from g2tr_core.reduction import Reduction
+from g2tr_core.umm.bagel.model import EDITING, IMAGINING, THINKING
+from tests.pack import REPOSITORY, STUBS, nodes
+
+SAMPLER = "timestep_shift interval_start interval_end renorm renorm_min think max_think_tokens batch_guidance"
+STABLE = {  # saved workflows hold these: add, never rename
+    "G2TRLoadModel": ("checkpoint weights vae", "model"),
+    "G2TRReduction": (
+        "keep_ratio protect sacrifice min_tokens latent_pool merge merge_scaling budget auto_similarity auto_min_ratio",
+        "reduction",
+    ),
+    "G2TRRead": ("model images reduction purpose think", "reading summary report"),
+    "G2TRAsk": ("model reading question max_tokens think temperature top_p seed", "answer thinking report"),
+    "G2TREdit": (
+        f"model reading instruction seed steps text_scale image_scale width height {SAMPLER}",
+        "image latent thinking report",
+    ),
+    "G2TRImagine": (f"model prompt width height seed steps text_scale {SAMPLER}", "image latent thinking report"),
+    "G2TRTokenMap": ("reading style", "image mask"),
+    "G2TRReport": ("report", "table plot"),
+    "G2TRCompare": (
+        "model images prompt mode ratios seed steps text_scale image_scale reduction max_tokens",
+        "sheet table",
+    ),
+}
+IDS = list(STABLE)
+
+
+@pytest.fixture
+def schema(models: Path, request: pytest.FixtureRequest):
+    return nodes()[request.param].define_schema()
+
+
+def defaults(node: str) -> dict:
+    return {entry.id: getattr(entry, "default", None) for entry in nodes()[node].define_schema().inputs}
+
+
+def test_ids_are_those_of_saved_workflows(models: Path) -> None:
+    found = {
+        node: (" ".join(i.id for i in schema.inputs), " ".join(o.id for o in schema.outputs))
+        for node, schema in ((name, node.define_schema()) for name, node in nodes().items())
+    }
+    assert found == STABLE
+
+
+@pytest.mark.parametrize("schema", IDS, indirect=True)
+def test_every_word_is_there(schema) -> None:
+    schema.validate()
+    assert schema.category == "G2TR" and schema.display_name.endswith("(G²TR)") and schema.description.endswith(".")
+    assert len(schema.search_aliases) >= 4 and len(set(schema.search_aliases)) == len(schema.search_aliases)
+    entries = [*schema.inputs, *schema.outputs]
+    entries += [socket for entry in schema.inputs if hasattr(entry, "sockets") for socket in entry.sockets()]
+    for entry in entries:
+        assert entry.tooltip and entry.tooltip.endswith((".", "…")), entry.id
+
+
+@pytest.mark.parametrize("schema", IDS, indirect=True)
+def test_defaults_are_within_limits(schema) -> None:
+    for entry in schema.inputs:
+        if entry.io_type in ("INT", "FLOAT"):
+            assert entry.min <= entry.default <= entry.max, entry.id
+        if entry.io_type == "COMBO":
+            assert entry.default in entry.options, entry.id
+
+
+@pytest.mark.parametrize("schema", IDS, indirect=True)
+def test_advanced_inputs_come_last(schema) -> None:
+    folded = [bool(entry.advanced) for entry in schema.inputs if not entry.optional]
+    assert folded == sorted(folded)
+
+
+def test_defaults_are_the_authors(models: Path) -> None:
+    edit, imagine, ask, reduction = (defaults(f"G2TR{name}") for name in ("Edit", "Imagine", "Ask", "Reduction"))
+    for found, sampling in ((edit, EDITING), (imagine, IMAGINING)):
+        guidance = sampling.guidance
+        assert (found["steps"], found["timestep_shift"]) == (sampling.steps, sampling.timestep_shift)
+        assert (found["interval_start"], found["interval_end"]) == guidance.interval
+        assert [found[name] for name in ("text_scale", "renorm", "renorm_min")] == [
+            guidance.text_scale,
+            guidance.renorm,
+            guidance.renorm_min,
+        ]
+        assert found["max_think_tokens"] == THINKING.max_tokens
+    assert edit["image_scale"] == EDITING.guidance.image_scale
+    assert Decoding(**{name: ask[name] for name in ("max_tokens", "temperature", "top_p", "seed")}) == Decoding()
+    assert Reduction(**{name: value for name, value in reduction.items() if value is not None}) == Reduction()
+
+
+def test_seeds_are_comfyuis(models: Path) -> None:
+    for node in nodes().values():
+        for entry in node.define_schema().inputs:
+            if entry.id == "seed":
+                assert (entry.default, entry.min, entry.max) == (0, 0, 2**64 - 1) and entry.control_after_generate
+
+
+def test_pictures_grow_from_image1(models: Path) -> None:
+    for node in ("G2TRRead", "G2TRCompare"):
+        images = next(entry for entry in nodes()[node].define_schema().inputs if entry.id == "images")
+        assert [socket.id for socket in images.sockets()][:3] == ["image1", "image2", "image3"]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "nodes").glob("*.py")), ids=lambda path: path.name)
+def test_only_the_host_knows_comfyui(path: Path) -> None:
+    inside = {"comfy", "folder_paths", "comfy_execution", "latent_preview", "nodes", "server", "execution"}
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add((node.module or "").split(".")[0])
+    assert path.name == "host.py" or not imported & inside
+    assert "g2tr_core" not in imported, "ComfyUI does not put the pack on sys.path"
+
+
+def test_the_front_door_imports_nothing_and_the_nodes_nothing_slow() -> None:
+    code = (
+        f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(STUBS)!r}]\n"
+        "from tests import pack\n"
+        "import importlib.util as u; s = u.spec_from_file_location('p', pack.REPOSITORY / '__init__.py'); "
+        "m = u.module_from_spec(s); s.loader.exec_module(m); assert 'torch' not in sys.modules\n"
+        "pack.pack(); print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"diffusers", "transformers", "tokenizers", "huggingface_hub"} & set(run.stdout.split())
