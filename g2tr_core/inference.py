@@ -1,4 +1,4 @@
-"""How every public method of a model runs."""
+"""How every public method of a model runs: without gradients, and never handing out what is not a number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
-from .errors import OutOfMemoryError
+from .errors import G2TRError, OutOfMemoryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,3 +29,12 @@ def inference(function: F) -> F:
         )
 
     return cast(F, wrapped)
+
+
+def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Raise G2TRError if a result is not made of numbers: an error helps, a black picture does not."""
+    if not torch.isfinite(values).all():
+        raise G2TRError(
+            f"the {what} came out as not-a-number in {dtype}",
+            fix="Load the model in bf16 or fp32; if it happens there too, the weights are damaged",
+        )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Operations = Any  # a namespace with Linear, Embedding, LayerNorm and RMSNorm, constructed like torch.nn's
+Operations = Any  # a namespace with Linear, Embedding, LayerNorm, RMSNorm and Conv2d, constructed like torch.nn's
 
 
 class CastingLinear(nn.Linear):
@@ -26,6 +26,8 @@ class CastingLinear(nn.Linear):
         return F.linear(input, self.weight.to(input.dtype), bias)
 
 
-casting = SimpleNamespace(Linear=CastingLinear, Embedding=nn.Embedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm)
+casting = SimpleNamespace(
+    Linear=CastingLinear, Embedding=nn.Embedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
+)
 
 FLOAT8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))

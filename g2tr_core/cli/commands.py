@@ -22,9 +22,7 @@ from ..reduction import Reduction
 from ..report import Report
 from ..sampling import Sampling
 from ..umm import load
-from ..umm.bagel.model import EDITING, IMAGINING, THINKING, Bagel
-from ..umm.bagel.reading import Reading
-from ..umm.interface import Painting, Progress, Purpose
+from ..umm.interface import Painting, PaintTask, Progress, Purpose, Reading, UnifiedModel
 from .options import given
 from .terminal import tell
 
@@ -55,9 +53,10 @@ class Outcome:
 
 def ask(args: Namespace, progress: Progress | None) -> Outcome:
     """Answer a question about pictures."""
-    decoding = _decoding(args, THINKING if args.think else Decoding())
+    _decoding(args, Decoding())
     pictures = _Pictures.of(args)
     model = _load(args)
+    decoding = _decoding(args, model.thinking if args.think else Decoding())
     reading = pictures.read(model, "answer", args.think, progress)
     answer = model.answer(reading, args.question, decoding=decoding, think=args.think, progress=progress)
     fields = {"answer": answer.text, **_thinking(args, answer.thinking), **_origin(args), "seed": decoding.seed}
@@ -66,9 +65,10 @@ def ask(args: Namespace, progress: Progress | None) -> Outcome:
 
 def edit(args: Namespace, progress: Progress | None) -> Outcome:
     """Paint pictures anew."""
-    sampling, plan = _sampling(args, EDITING), _plan(args)
+    _check_painting(args)
     output, pictures = _checked_output(args.output), _Pictures.of(args)
     model = _load(args)
+    sampling, plan = _sampling(args, model, "edit"), _plan(args, model)
     reading = pictures.read(model, "edit", args.think, progress)
     painting = model.edit(reading, args.instruction, sampling, size=args.size, think=plan, progress=progress)
     return _painted(args, painting, output, sampling, painting.report.after(reading.report))
@@ -76,9 +76,10 @@ def edit(args: Namespace, progress: Progress | None) -> Outcome:
 
 def imagine(args: Namespace, progress: Progress | None) -> Outcome:
     """Paint from a text."""
-    sampling, plan = _sampling(args, IMAGINING), _plan(args)
+    _check_painting(args)
     output = _checked_output(args.output)
     model = _load(args)
+    sampling, plan = _sampling(args, model, "imagine"), _plan(args, model)
     painting = model.imagine(args.prompt, sampling, **given(args, "size"), think=plan, progress=progress)
     return _painted(args, painting, output, sampling, painting.report)
 
@@ -133,11 +134,12 @@ class _Pictures:
                 )
         return cls(_opened(args.images), _opened(args.protect), _opened(args.sacrifice), reduction)
 
-    def read(self, model: Bagel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
+    def read(self, model: UnifiedModel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
         importance = [self._importance(index) for index in range(len(self.images))]
-        return model.read(
+        reading: Reading = model.read(
             self.images, self.reduction, purpose=purpose, think=think, importance=importance, progress=progress
         )
+        return reading
 
     def _importance(self, index: int) -> Tensor | None:
         """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks."""
@@ -157,12 +159,21 @@ def _decoding(args: Namespace, defaults: Decoding) -> Decoding:
     return replace(defaults, **given(args, "max_tokens", "temperature", "top_p", "seed"))
 
 
-def _plan(args: Namespace) -> Decoding | None:
-    decoding = _decoding(args, THINKING)
-    return decoding if args.think else None
+def _plan(args: Namespace, model: UnifiedModel) -> Decoding | None:
+    return _decoding(args, model.thinking) if args.think else None
 
 
-def _sampling(args: Namespace, defaults: Sampling) -> Sampling:
+def _check_painting(args: Namespace) -> None:
+    """Refuse bad settings before a model is loaded, whose own defaults they will be put into."""
+    _decoding(args, Decoding())
+    _with_options(args, Sampling())
+
+
+def _sampling(args: Namespace, model: UnifiedModel, task: PaintTask) -> Sampling:
+    return _with_options(args, model.default_sampling(task, think=args.think))
+
+
+def _with_options(args: Namespace, defaults: Sampling) -> Sampling:
     fields = ("text_scale", "image_scale", "interval", "renorm", "renorm_min")
     guidance = replace(defaults.guidance, **given(args, *fields))
     return replace(defaults, guidance=guidance, **given(args, "steps", "timestep_shift", "seed", "batch_guidance"))
@@ -182,7 +193,7 @@ def _origin(args: Namespace) -> dict[str, str]:
     return {"model": args.model or "embedded"}
 
 
-def _load(args: Namespace) -> Bagel:
+def _load(args: Namespace) -> UnifiedModel:
     """Load the model that the options name, on the device and in the types that they name."""
     device = _best_device() if args.device == "auto" else args.device
     dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype

@@ -5,6 +5,7 @@
 - `bagel-tiny/`, a BAGEL checkpoint in the released layout at a tiny size (plus `vae_config.json`, the sizes of its
   autoencoder), made for this project and under its licence. The weights are random: answers and pictures are noise
   until a trained one replaces it.
+- `internvlu-tiny/`, the same for InternVL-U.
 """
 
 from __future__ import annotations
@@ -13,3 +14,4 @@ from pathlib import Path
 
 PHOTO = Path(__file__).parent / "coffee.jpg"
 CHECKPOINT = Path(__file__).parent / "bagel-tiny"
+INTERNVLU = Path(__file__).parent / "internvlu-tiny"

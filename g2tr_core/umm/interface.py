@@ -18,7 +18,7 @@ from torch import Tensor
 from ..decoding import Decoding
 from ..reduction import Reduction
 from ..report import Report
-from ..sampling import Guidance
+from ..sampling import Sampling
 
 Source = Image.Image | Tensor | Path
 """A picture: a PIL image, a ComfyUI image tensor [H, W, C] in 0 … 1, or the path of a file."""
@@ -27,6 +27,7 @@ Input = Source | str
 """A picture, or a text that stands between pictures."""
 
 Purpose = Literal["answer", "edit"]
+PaintTask = Literal["edit", "imagine"]
 
 
 class Progress(Protocol):
@@ -98,6 +99,12 @@ class Reading(Protocol):
 class UnifiedModel(Protocol):
     """A model that reads, answers and paints."""
 
+    device: torch.device
+    thinking: Decoding  # how the authors let it think
+
+    def default_sampling(self, task: PaintTask, *, think: bool = False) -> Sampling:
+        """The authors' settings for a task."""
+
     def read(
         self,
         inputs: Any,
@@ -115,7 +122,7 @@ class UnifiedModel(Protocol):
         reading: Any,
         question: str,
         *,
-        decoding: Decoding = ...,
+        decoding: Decoding | None = None,
         think: bool = False,
         progress: Progress | None = None,
     ) -> Answer:
@@ -125,13 +132,11 @@ class UnifiedModel(Protocol):
         self,
         reading: Any,
         instruction: str,
+        sampling: Sampling | None = None,
         *,
         size: tuple[int, int] | None = None,
-        steps: int = 50,
-        timestep_shift: float = 3.0,
-        guidance: Guidance = ...,
-        seed: int = 0,
         think: Decoding | None = None,
+        noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Painting:
         """Paint a reading anew as the instruction says."""
@@ -139,13 +144,11 @@ class UnifiedModel(Protocol):
     def imagine(
         self,
         prompt: str,
+        sampling: Sampling | None = None,
         *,
         size: tuple[int, int] = (1024, 1024),
-        steps: int = 50,
-        timestep_shift: float = 3.0,
-        guidance: Guidance = ...,
-        seed: int = 0,
         think: Decoding | None = None,
+        noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Painting:
         """Paint from a text alone."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...context import Canvas, Context
 from ...decoding import Decoding, choose
-from ...errors import G2TRError, SettingsError
+from ...errors import SettingsError
+from ...inference import check_finite
 from ...sampling import OnStep, Sampling, denoise, timesteps
 from .conversation import Conversation
 from .network import BagelNetwork, Denoiser
@@ -73,12 +74,3 @@ def paint_latent(
         denoiser = Denoiser(network, canvas, positions)
         times = timesteps(sampling.steps, sampling.timestep_shift)
         return denoise(denoiser, noise.to(positions.device), times, plan, sampling.guidance, on_step)
-
-
-def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Raise G2TRError if a result is not made of numbers: an error helps, a black picture does not."""
-    if not torch.isfinite(values).all():
-        raise G2TRError(
-            f"the {what} came out as not-a-number in {dtype}",
-            fix="Load the model in bf16 or fp32; if it happens there too, the weights are damaged",
-        )

@@ -13,14 +13,14 @@ from torch import Tensor
 from ... import checks
 from ...decoding import Decoding
 from ...errors import SettingsError
-from ...inference import inference
+from ...inference import check_finite, inference
 from ...reduction import Reduced, Reduction, importance_on_grid, pool_latent, reduce
 from ...report import DecoderCost, Report, Stopwatch
 from ...sampling import Guidance, Sampling
-from ..interface import Answer, Input, Painting, Progress, Purpose
+from ..interface import Answer, Input, Painting, PaintTask, Progress, Purpose
 from .checkpoint import Parts, load_parts
 from .conversation import TEXT_ROOM, Conversation, Picture
-from .generate import check_finite, paint_latent, write_tokens
+from .generate import paint_latent, write_tokens
 from .preprocess import grid_positions, latent_grid_for, patchify, prepare, unpatchify
 from .prompts import THINK_FIRST, split_thinking
 from .reading import EncodedPicture, EncodedText, Encoding, Item, Reading
@@ -38,6 +38,8 @@ class Bagel:
         device: where networks run and contexts live.
     """
 
+    thinking = THINKING
+
     def __init__(self, parts: Parts, device: torch.device | str = "cpu") -> None:
         self.config, self.network, self.vae, self.tokenizer = parts.config, parts.network, parts.vae, parts.tokenizer
         self.device = torch.device(device)
@@ -46,6 +48,11 @@ class Bagel:
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu", **options: Any) -> Bagel:
         """Load a released folder or a single-file repack; options are those of `checkpoint.load_parts`."""
         return cls(load_parts(path, device=device, **options), device)
+
+    @staticmethod
+    def default_sampling(task: PaintTask, *, think: bool = False) -> Sampling:
+        """The authors' settings for a task."""
+        return EDITING if task == "edit" else IMAGINING
 
     @property
     def cost(self) -> DecoderCost:
@@ -169,7 +176,7 @@ class Bagel:
         self,
         reading: Reading,
         instruction: str,
-        sampling: Sampling = EDITING,
+        sampling: Sampling | None = None,
         *,
         size: tuple[int, int] | None = None,
         think: Decoding | None = None,
@@ -181,7 +188,7 @@ class Bagel:
         Args:
             reading: what `read` returned; with `purpose="edit"` it is prefilled already.
             instruction: a text; empty paints from the inputs alone.
-            sampling: steps, guidance, seed.
+            sampling: steps, guidance, seed; None is `EDITING`.
             size: (width, height) in pixels, multiples of 16; None for the last picture's own.
             think: how to write the plan that the model makes first; None does without.
             noise: [L, 64] to start from instead of the seed's.
@@ -194,25 +201,27 @@ class Bagel:
         grid = latent_grid_for(*checks.size("size", size or reading.size), self.config)
         watch = Stopwatch(self.device)
         conversation = self._conversation(reading, "edit", think is not None, watch)
+        sampling = sampling or EDITING
         return self._paint(conversation, instruction, grid, sampling, think, noise, progress, watch, reading)
 
     @inference
     def imagine(
         self,
         prompt: str,
-        sampling: Sampling = IMAGINING,
+        sampling: Sampling | None = None,
         *,
         size: tuple[int, int] = (1024, 1024),
         think: Decoding | None = None,
         noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Painting:
-        """Paint from a text alone; arguments as `edit`."""
+        """Paint from a text alone; arguments as `edit`, `sampling` being `IMAGINING` by default."""
         checks.text("prompt", prompt)
         grid = latent_grid_for(*checks.size("size", size), self.config)
         watch = Stopwatch(self.device)
         nothing = Reading(Encoding(()), Reduction(keep_ratio=1.0), ())
         conversation = self._conversation(nothing, "edit", think is not None, watch)
+        sampling = sampling or IMAGINING
         return self._paint(conversation, prompt, grid, sampling, think, noise, progress, watch, nothing)
 
     def latent_of(self, picture: EncodedPicture, watch: Stopwatch) -> Tensor:

@@ -1,0 +1,1 @@
+"""InternVL-U: InternViT reads, Qwen3 thinks, a diffusion transformer paints, Qwen-Image's autoencoder decodes."""

@@ -1,0 +1,145 @@
+"""From a picture to what InternVL-U's two encoders take, each from the original: one square tile for the ViT, the whole
+picture for the autoencoder.
+
+Sizes and pixels equal the published processor bit for bit, rounding to bf16 included (goldens `processor_goldens`,
+`unit/resize_rules.json`). Unlike there, no picture is padded to the size of another one of its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ... import checks
+from ...images import Picture, open_image
+from .config import AreaRule, InternVLUConfig
+
+Size = tuple[int, int]  # width, height in pixels, as Pillow has it
+Grid = tuple[int, int]  # rows, columns
+
+LARGEST_SIDE = 2048  # of a picture to paint; twice what the model was trained with
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One picture, ready for both encoders.
+
+    Attributes:
+        tile: [3, S, S] bf16 for the ViT, normalised with the mean and deviation of its training pictures.
+        tile_image: the same tile for people.
+        vae_pixels: [3, H, W] bf16 of -1..1 for the autoencoder.
+        size: width and height of `vae_pixels`, which is also the size of an edit of this picture.
+    """
+
+    tile: Tensor
+    tile_image: Image.Image
+    vae_pixels: Tensor
+    size: Size
+
+
+def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
+    """Open, resize and normalise one picture for both encoders.
+
+    Args:
+        picture: anything that `open_image` takes.
+        config: sizes of the network.
+
+    Raises:
+        ImageError: the picture cannot be opened.
+    """
+    image = open_image(picture)
+    levels = square_tile(image, config.vit_image)
+    vae_image = image.resize(fit_size(*image.size, config.vae_resize), Image.Resampling.BICUBIC)
+    half = (0.5, 0.5, 0.5)
+    return Prepared(
+        tile=normalise(levels, config.image_mean, config.image_std),
+        tile_image=Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()),
+        vae_pixels=normalise(_levels(vae_image), half, half),
+        size=vae_image.size,
+    )
+
+
+def square_tile(image: Image.Image, side: int) -> Tensor:
+    """An RGB picture stretched to a square: uint8 [3, side, side], bicubic with antialiasing in integer arithmetic.
+
+    Pillow's bicubic differs from it by one level here and there.
+    """
+    levels = _levels(image).unsqueeze(0)
+    if image.size == (side, side):
+        return levels[0]
+    return F.interpolate(levels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+def normalise(levels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
+    """(x/255 − mean) / deviation a channel: uint8 [3, H, W] -> bf16, computed in fp32 with the 255 moved into both."""
+    shift = torch.tensor(mean)[:, None, None] * 255
+    scale = torch.tensor(deviation)[:, None, None] * 255
+    return levels.float().sub(shift).div(scale).to(torch.bfloat16)
+
+
+def fit_size(width: int, height: int, rule: AreaRule) -> Size:
+    """The width and height that a picture is resized to for the autoencoder.
+
+    A picture with a side over the limit is scaled down to it; any other is brought between the limits of the area.
+    The published rule gives a very long picture a side of 0 pixels and refuses one with a side under 16; ours gives
+    each side at least one stride, and holds the limit of the side in every case.
+
+    Returns:
+        (width, height), multiples of `rule.stride`.
+    """
+
+    def nearest(side: float) -> int:
+        return round(side / rule.stride) * rule.stride
+
+    def below(side: float) -> int:
+        return int(side // rule.stride) * rule.stride
+
+    def above(side: float) -> int:
+        return -int(-side // rule.stride) * rule.stride
+
+    def limited(width: int, height: int) -> Size:
+        scale = min(rule.max_side / max(width, height), 1.0)
+        return nearest(int(width * scale)), nearest(int(height * scale))
+
+    sides = limited(width, height)
+    area = sides[0] * sides[1]
+    if max(width, height) <= rule.max_side and not rule.min_pixels <= area <= rule.max_pixels:
+        bound, rounded = (rule.max_pixels, below) if area > rule.max_pixels else (rule.min_pixels, above)
+        scale = (bound / (width * height)) ** 0.5
+        sides = limited(rounded(width * scale), rounded(height * scale))
+    return max(sides[0], rule.stride), max(sides[1], rule.stride)
+
+
+def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:
+    """Rows and columns of the latent (not of its patches) for a picture that a person asked for.
+
+    Sides that are no multiple of a token's stride (16 pixels) are painted at the multiple below.
+
+    Raises:
+        SettingsError: a side is no whole number, shorter than one token, or unreasonably long.
+    """
+    checks.whole("width", width, low=config.latent_stride, high=LARGEST_SIDE)
+    checks.whole("height", height, low=config.latent_stride, high=LARGEST_SIDE)
+    unit, patch = config.latent_stride, config.latent_patch
+    return height // unit * patch, width // unit * patch
+
+
+def patchify(latent: Tensor, patch: int) -> Tensor:
+    """Cut [C, h·patch, w·patch] into tokens [h·w, C·patch·patch], row by row; inside a token: channel, row, column."""
+    cells = latent.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # [C, h, p, w, q]
+    return cells.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+
+
+def unpatchify(tokens: Tensor, grid: Grid, patch: int) -> Tensor:
+    """The inverse of `patchify`: [..., h·w, C·patch·patch] -> [..., C, h·patch, w·patch] for grid (h, w) of tokens."""
+    cells = tokens.unflatten(-2, grid).unflatten(-1, (-1, patch, patch))  # [..., h, w, C, p, q]
+    return cells.movedim(-3, -5).movedim(-2, -3).flatten(-2).flatten(-3, -2)
+
+
+def _levels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # uint8 [3, H, W]

@@ -1,0 +1,194 @@
+"""Sizes of an InternVL-U network, read off the shapes of its tensors.
+
+What shapes do not tell comes from the configuration files of the release: attention heads of the ViT, rope base, norm
+epsilons, the painter's rope axes, which hidden states it reads, and how pictures are prepared. None is needed for a
+network of the released sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError, SettingsError
+from ...weights import read_json
+from .config import AreaRule, InternVLUConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LLM = "vlm.language_model.model."
+VIT = "vlm.vision_model."
+PAINTER = "generation_decoder.decoder."
+RELEASED = InternVLUConfig()
+CORRECT = "Correct the file, or use the one that belongs to these weights"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """One section of a configuration file; each value is checked where it is asked for."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def section(self, key: str) -> _Settings:
+        inner = self.values.get(key, {})
+        if not isinstance(inner, dict):
+            raise CheckpointError(f"{key} is no JSON object", where=str(self.path), fix=CORRECT)
+        return _Settings(self.path, inner)
+
+    def number(self, key: str, default: float) -> float:
+        return self.numbers(key, (default,), scalar=True)[0]
+
+    def numbers(self, key: str, default: tuple[float, ...] | None, *, scalar: bool = False) -> tuple[float, ...]:
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        listed = [value] if scalar else value
+        if not isinstance(listed, list) or not listed or not all(_is_number(entry) for entry in listed):
+            kind = "a number" if scalar else "a list of numbers"
+            found = "missing" if value is None else repr(value)
+            raise CheckpointError(f"{key} is {found}, not {kind}", where=str(self.path), fix=CORRECT)
+        return tuple(listed)
+
+
+def read_config(shapes: Shapes, where: str, folder: Path, *, vae_resize: AreaRule | None = None) -> InternVLUConfig:
+    """All sizes of the network that these tensors are.
+
+    Args:
+        shapes: name to shape, under the names of `layout.Layout.network`.
+        where: the files that they come from, for messages.
+        folder: holds `vlm/config.json`, `generation_decoder/config.json` and `processor/processor_config.json`.
+        vae_resize: picture sizes that go before those of the processor's file.
+
+    Raises:
+        CheckpointError: a tensor that tells a size is missing, or a configuration file is damaged or disagrees.
+        SettingsError: the resize rule means nothing.
+    """
+
+    def size(name: str, axis: int = 0) -> int:
+        if name not in shapes or len(shapes[name]) <= axis or 0 in shapes[name]:
+            found = f"has shape {list(shapes[name])}" if name in shapes else "is missing"
+            raise CheckpointError(
+                f"tensor {name} {found}, and without it the network's sizes are unknown",
+                where=where,
+                fix="Download the file again; for one shard of several, give their folder",
+            )
+        return shapes[name][axis]
+
+    def count(layers: str) -> int:
+        pattern = re.compile(re.escape(layers) + r"(\d+)\.")
+        return len({match[1] for name in shapes if (match := pattern.match(name))})
+
+    reading = _settings(folder / "vlm" / "config.json")
+    llm, vit = reading.section("llm_config"), reading.section("vision_config")
+    painting = _settings(folder / "generation_decoder" / "config.json")
+    processor = _settings(folder / "processor" / "processor_config.json")
+    head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
+    vit_width, patch = size(f"{VIT}embeddings.class_embedding", 2), size(f"{VIT}embeddings.patch_embedding.weight", 2)
+    painter_head = size(f"{PAINTER}transformer_blocks.0.attn.norm_q.weight")
+    statistics = processor.section("image_processor_kwargs")
+    config = InternVLUConfig(
+        hidden_size=size(f"{LLM}embed_tokens.weight", 1),
+        intermediate_size=size(f"{LLM}layers.0.mlp.gate_proj.weight"),
+        layers=count(f"{LLM}layers."),
+        heads=size(f"{LLM}layers.0.self_attn.q_proj.weight") // head_dim,
+        kv_heads=size(f"{LLM}layers.0.self_attn.k_proj.weight") // head_dim,
+        head_dim=head_dim,
+        vocab_size=size(f"{LLM}embed_tokens.weight"),
+        rope_theta=llm.number("rope_theta", RELEASED.rope_theta),
+        rms_norm_eps=llm.number("rms_norm_eps", RELEASED.rms_norm_eps),
+        vit_hidden_size=vit_width,
+        vit_intermediate_size=size(f"{VIT}encoder.layers.0.mlp.fc1.weight"),
+        vit_layers=count(f"{VIT}encoder.layers."),
+        vit_heads=int(vit.numbers("num_attention_heads", _if(vit_width == 1024, (16,)), scalar=True)[0]),
+        vit_patch=patch,
+        vit_image=math.isqrt(size(f"{VIT}embeddings.position_embedding", 1) - 1) * patch,
+        vit_norm_eps=vit.number("layer_norm_eps", RELEASED.vit_norm_eps),
+        image_mean=_three(statistics.numbers("image_mean", RELEASED.image_mean), statistics.path),
+        image_std=_three(statistics.numbers("image_std", RELEASED.image_std), statistics.path),
+        painter_layers=count(f"{PAINTER}transformer_blocks."),
+        painter_heads=size(f"{PAINTER}img_in.weight") // painter_head,
+        painter_head_dim=painter_head,
+        painter_rope_axes=_three(
+            painting.section("decoder_config").numbers(
+                "axes_dims_rope", _if(painter_head == 128, RELEASED.painter_rope_axes)
+            ),
+            painting.path,
+        ),
+        condition_layers=_whole(painting.numbers("vlm_select_layer", RELEASED.condition_layers)),
+        condition_scale=painting.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
+        vae_resize=vae_resize or _area_rule(processor.section("image_gen_processor_kwargs")),
+    )
+    _check(config, size(f"{PAINTER}txt_norm.weight"), painting.path, vit.path)
+    if vae_resize is not None:
+        _check_rule(vae_resize, config)
+    return config
+
+
+def _check(config: InternVLUConfig, states: int, painting: Path, reading: Path) -> None:
+    """What the files say must fit the tensors."""
+    axes = sum(config.painter_rope_axes)
+    claims = (
+        (axes == config.painter_head_dim, painting, f"axes_dims_rope adds up to {axes}, not {config.painter_head_dim}"),
+        (config.condition_size == states, painting, f"vlm_select_layer does not make {states} channels"),
+        (
+            all(-config.layers - 1 <= layer <= config.layers for layer in config.condition_layers),
+            painting,
+            f"vlm_select_layer {config.condition_layers} is beyond the {config.layers} layers",
+        ),
+        (
+            config.vit_heads > 0 and config.vit_hidden_size % config.vit_heads == 0,
+            reading,
+            f"num_attention_heads {config.vit_heads} does not divide the ViT's width {config.vit_hidden_size}",
+        ),
+    )
+    for holds, path, what in claims:
+        if not holds:
+            raise CheckpointError(what, where=str(path), fix=CORRECT)
+
+
+def _check_rule(rule: AreaRule, config: InternVLUConfig) -> None:
+    unit = config.latent_stride
+    fits = rule.stride > 0 and rule.stride % unit == 0 and rule.max_side >= rule.stride
+    if not fits or not 0 < rule.min_pixels <= rule.max_pixels:
+        raise SettingsError(
+            f"{rule} means nothing for this network",
+            where="vae_resize",
+            fix=f"Use a stride that is a multiple of {unit}, a longest side of at least that, and rising areas",
+        )
+
+
+def _area_rule(settings: _Settings) -> AreaRule:
+    area = settings.number("vae_downsample_factor", 8) ** 2
+    return AreaRule(
+        min_pixels=int(settings.number("min_dynamic_patch", RELEASED.vae_resize.min_pixels / area) * area),
+        max_pixels=int(settings.number("max_dynamic_patch", RELEASED.vae_resize.max_pixels / area) * area),
+        max_side=int(settings.number("max_length", RELEASED.vae_resize.max_side)),
+    )
+
+
+def _settings(path: Path) -> _Settings:
+    return _Settings(path, read_json(path))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _if(known: bool, default: tuple[float, ...]) -> tuple[float, ...] | None:
+    """A default for the released size alone: of any other, the file must say it."""
+    return default if known else None
+
+
+def _whole(values: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _three(values: tuple[Any, ...], path: Path) -> tuple[Any, Any, Any]:
+    if len(values) != 3:
+        raise CheckpointError(f"{list(values)} are not three numbers", where=str(path), fix=CORRECT)
+    return values[0], values[1], values[2]
