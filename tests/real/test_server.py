@@ -1,0 +1,256 @@
+"""The pack in a real ComfyUI: it loads, is served, runs, is cached, reports, cancels, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from PIL import Image, ImageStat
+
+from tests.real.comfy_server import PROMPTS, REPOSITORY, WORKFLOWS, ComfyServer, Prompt, RefusedError, Run
+from tests.real.prompts import changed, small_edit, small_question, template
+
+PACK = "/api/workflow_templates/g2tr"
+NODES = sorted(folder.name for folder in (REPOSITORY / "web" / "docs").iterdir())
+OUTPUTS = ("SaveImage", "PreviewImage", "PreviewAny")
+
+
+def worked(run: Run, prompt: Prompt) -> list[str]:
+    """Our nodes that ran."""
+    assert run.status == "success", run.error.get("exception_message")
+    return [kind for kind in run.kinds(prompt) if kind.startswith("G2TR")]
+
+
+def assert_shows_something(picture: Image.Image) -> None:
+    """Neither black nor constant."""
+    seen = ImageStat.Stat(picture)
+    assert max(seen.stddev) > 2 and max(seen.mean) > 4
+
+
+# -- loading and serving
+
+
+def test_pack_loads_without_a_warning(server: ComfyServer) -> None:
+    log = server.log.read_text()
+    assert "custom_nodes/g2tr" in log
+    ours = [line for line in log.splitlines() if "g2tr" in line.lower()]
+    assert not [line for line in ours if any(word in line for word in ("WARNING", "ERROR", "FAILED", "Traceback"))]
+    assert "pyproject" not in log
+
+
+def test_every_node_is_offered(server: ComfyServer) -> None:
+    offered = {name: node for name, node in server.get("/object_info").items() if name.startswith("G2TR")}
+    assert sorted(offered) == NODES
+    for node in offered.values():
+        assert node["category"] == "G2TR" and not node["deprecated"] and not node["experimental"]
+        assert all(node["output_tooltips"])
+
+
+def test_templates_and_thumbnails_are_served(server: ComfyServer) -> None:
+    names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    assert sorted(server.get("/workflow_templates")["g2tr"]) == names
+    for name in names:
+        for suffix in (".json", ".jpg"):
+            assert server.fetch(f"{PACK}/{quote(name)}{suffix}") == (WORKFLOWS / f"{name}{suffix}").read_bytes()
+
+
+def test_help_pages_scripts_and_words_are_served(server: ComfyServer) -> None:
+    for node in NODES:
+        for file in (f"{node}/en.md", f"{node}/zh.md", f"{node}/node.png"):
+            assert server.fetch(f"/extensions/g2tr/docs/{file}") == (REPOSITORY / "web/docs" / file).read_bytes()
+    assert [path for path in server.get("/extensions") if "g2tr" in path] == ["/extensions/g2tr/js/g2tr.js"]
+    for language, words in server.get("/i18n").items():
+        assert sorted(words["nodeDefs"]) == NODES, language
+
+
+# -- running
+
+
+@pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
+def test_prompt_runs_as_shipped(server: ComfyServer, path: Path) -> None:
+    prompt = json.loads(path.read_text())
+    run = server.run(prompt)
+    assert run.status == "success", run.error.get("exception_message")
+    shown = [node for node in prompt if prompt[node]["class_type"] in OUTPUTS]
+    assert set(shown) <= set(run.outputs)
+    for node in shown:
+        for text in run.outputs[node].get("text", []):
+            assert text.strip()
+        for entry in run.outputs[node].get("images", []):
+            assert_shows_something(server.image(entry))
+
+
+def test_steps_and_previews_arrive(server: ComfyServer) -> None:
+    prompt = changed(small_edit(), "G2TREdit", seed=11, steps=6)
+    run = server.run(prompt)
+    (edit,) = (node for node in prompt if prompt[node]["class_type"] == "G2TREdit")
+    assert [(value, most) for node, value, most in run.progress if node == edit] == [(n, 5) for n in range(1, 6)]
+    assert len(run.previews) == 5
+    assert_shows_something(run.previews[-1])
+
+
+def test_words_arrive_one_by_one(server: ComfyServer) -> None:
+    prompt = changed(small_question(), "G2TRAsk", question="Why?", max_tokens=60)
+    run = server.run(prompt)
+    (ask,) = (node for node in prompt if prompt[node]["class_type"] == "G2TRAsk")
+    values = [value for node, value, _ in run.progress if node == ask]
+    assert values == sorted(values) and len(values) >= 2
+
+
+def test_a_batch_is_read_and_painted_picture_by_picture(server: ComfyServer) -> None:
+    prompt = changed(small_edit(), "G2TRRead", **{"images.image1": ["pair", 0]})
+    prompt["flipped"] = {
+        "class_type": "ImageFlip",
+        "inputs": {"image": ["small", 0], "flip_method": "x-axis: vertically"},
+    }
+    prompt["pair"] = {"class_type": "ImageBatch", "inputs": {"image1": ["small", 0], "image2": ["flipped", 0]}}
+    run = server.run(prompt)
+    (save,) = (node for node in prompt if prompt[node]["class_type"] == "SaveImage")
+    assert worked(run, prompt) and len(run.outputs[save]["images"]) == 2
+
+
+def test_core_takes_the_latent(server: ComfyServer) -> None:
+    """Core's latent nodes accept LATENT; that a FLUX autoencoder decodes it needs real weights."""
+    prompt = small_edit()
+    (edit,) = (node for node in prompt if prompt[node]["class_type"] == "G2TREdit")
+    prompt["twice"] = {
+        "class_type": "LatentUpscaleBy",
+        "inputs": {"samples": [edit, 1], "upscale_method": "bilinear", "scale_by": 2.0},
+    }
+    prompt["saved"] = {"class_type": "SaveLatent", "inputs": {"samples": ["twice", 0], "filename_prefix": "latent"}}
+    assert worked(server.run(prompt), prompt)
+
+
+# -- cancelling
+
+
+def test_cancelling_takes_effect_within_a_step(server: ComfyServer) -> None:
+    def cancel(run: Run) -> None:
+        if run.progress[-1][1] == 3:
+            server.interrupt()
+
+    endless = changed(small_edit(), "G2TREdit", steps=900, seed=5)
+    run = server.run(endless, on_progress=cancel)
+    assert run.status == "interrupted"
+    assert run.progress[-1][1] <= 5  # the request arrives while a step or two are under way
+    again = changed(endless, "G2TREdit", steps=4)
+    assert worked(server.run(again), again)[0] == "G2TREdit"
+
+
+def test_cancelling_an_answer(server: ComfyServer) -> None:
+    def cancel(run: Run) -> None:
+        if run.progress[-1][2] > 1000:
+            server.interrupt()
+
+    run = server.run(changed(small_question(), "G2TRAsk", max_tokens=20000), on_progress=cancel)
+    assert run.status == "interrupted" and run.progress[-1][1] < 10000
+    again = small_question()
+    assert worked(server.run(again), again)
+
+
+# -- caching
+
+
+def test_another_seed_runs_only_the_sampler(server: ComfyServer) -> None:
+    first, second = (changed(small_edit(), "G2TREdit", seed=seed) for seed in (21, 22))
+    server.run(first)
+    assert worked(server.run(second), second) == ["G2TREdit", "G2TRReport"]
+    assert server.run(second).executed == []
+
+
+def test_another_question_does_not_read_again(server: ComfyServer) -> None:
+    first, second = (changed(small_question(), "G2TRAsk", question=words) for words in ("Who?", "Where?"))
+    server.run(first)
+    assert worked(server.run(second), second) == ["G2TRAsk"]
+
+
+def test_another_ratio_reads_again_but_neither_loads_nor_encodes(server: ComfyServer) -> None:
+    first, second = (changed(small_edit(), "G2TRReduction", keep_ratio=ratio) for ratio in (0.5, 0.3))
+    server.run(first)
+    run = server.run(second)
+    assert sorted(set(worked(run, second))) == ["G2TREdit", "G2TRRead", "G2TRReduction", "G2TRReport"]
+    (report,) = (node for node in second if second[node]["class_type"] == "G2TRReport")
+    (table,) = run.outputs[report]["text"]
+    assert "prefill" in table and "vae_encode" not in table and "vit " not in table
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        ("G2TRLoadModel", {"checkpoint": "absent"}, ["absent", "unified_models"]),
+        ("G2TRReduction", {"keep_ratio": 1.5}, ["keep_ratio", "1.5"]),
+        ("G2TRReduction", {"merge": "most"}, ["not in list"]),
+        ("G2TREdit", {"interval_start": 0.9, "interval_end": 0.1}, ["backwards"]),
+        ("G2TREdit", {"steps": 1}, ["smaller than min"]),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(
+    server: ComfyServer, kind: str, inputs: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        server.run(changed(small_edit(), kind, **inputs))
+    told = " ".join(refused.value.messages())
+    assert all(word in told for word in words), told
+
+
+def test_bad_ratios_are_refused_in_words(server: ComfyServer) -> None:
+    prompt = changed(template("Compare ratios with token maps"), "G2TRCompare", ratios="half")
+    with pytest.raises(RefusedError) as refused:
+        server.run(prompt)
+    assert "ratios" in " ".join(refused.value.messages())
+
+
+def test_an_error_while_running_is_told_in_words_and_leaves_nothing(server: ComfyServer) -> None:
+    """Batches of different sizes are known only when the pictures are."""
+    prompt = changed(small_edit(), "G2TRRead", **{"images.image1": ["three", 0], "images.image2": ["two", 0]})
+    for name, count in (("three", 3), ("two", 2)):
+        repeat = {"class_type": "RepeatImageBatch", "inputs": {"image": ["small", 0], "amount": count}}
+        prompt[name] = repeat
+    run = server.run(prompt)
+    assert run.status == "error"
+    assert "batch of 2 pictures" in run.error["exception_message"]
+    assert run.error["exception_type"].endswith("ImageError")
+    assert worked(server.run(small_edit()), small_edit())
+
+
+# -- memory
+
+
+def test_free_returns_everything(server: ComfyServer) -> None:
+    server.run(small_edit())
+    assert server.probe()["KVCache"] > 0
+    server.free()
+    left = server.probe()
+    tensors, models = left.pop("tensor_bytes"), left.pop("loaded_models")
+    assert not any(left.values()), left
+    assert models == 0
+    assert tensors < 1_000_000
+    assert worked(server.run(small_edit()), small_edit())
+
+
+def test_ten_runs_leak_nothing(server: ComfyServer) -> None:
+    sizes, alive = [], []
+    for number in range(10):
+        prompt = changed(small_edit(), "G2TREdit", seed=number, instruction=f"Make it {number}.")
+        prompt = changed(prompt, "G2TRReduction", keep_ratio=0.3 + number / 50)
+        assert server.run(prompt).status == "success"
+        sizes.append(server.memory.memory_info().rss)
+        alive.append(server.probe())
+    later = [{name: count for name, count in seen.items() if name != "tensor_bytes"} for seen in alive[3:]]
+    assert all(seen == later[0] for seen in later), later
+    assert max(seen["tensor_bytes"] for seen in alive[3:]) < 1.2 * alive[2]["tensor_bytes"]
+    growth = statistics.median(sizes[-3:]) - statistics.median(sizes[2:5])
+    assert growth < 50e6, [round(size / 1e6) for size in sizes]
+
+
+def test_nothing_was_warned_about_while_running(server: ComfyServer) -> None:
+    """Last: the log of everything above."""
+    lines = server.log.read_text().splitlines()
+    ours = [line for line in lines if "g2tr" in line.lower() and ("WARNING" in line or "Leak" in line)]
+    assert not ours
