@@ -48,6 +48,6 @@ def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Te
     outside = chances.cumsum(-1) - chances >= decoding.top_p  # the token that crosses top_p still counts
     outside[0] = False
     chances = chances.masked_fill(outside, 0.0)
-    drawn = torch.rand(1, generator=generator, dtype=torch.float64).to(chances.device) * chances.sum()
-    place = torch.searchsorted(chances.cumsum(-1), drawn.to(chances.dtype), right=True)
+    drawn = torch.rand(1, generator=generator).to(chances.device) * chances.sum()
+    place = torch.searchsorted(chances.cumsum(-1), drawn, right=True)
     return order[place.clamp(max=len(order) - 1)]

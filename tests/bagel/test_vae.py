@@ -112,3 +112,22 @@ def test_refuses_other_autoencoders(name: str, shape: tuple[int, ...] | None, to
     with pytest.raises(CheckpointError, match=told) as caught:
         load_autoencoder(stored, torch.float32, CPU)
     assert "ae.safetensors" in str(caught.value)
+
+
+def test_a_picture_that_does_not_fit_is_decoded_in_tiles(monkeypatch, caplog) -> None:
+    """Full decode runs out of memory; the tiles together show the same picture but for their seams."""
+    autoencoder = load_autoencoder(stored_tensors(CHECKPOINT / "ae.safetensors"), torch.float32, torch.device("cpu"))
+    latent = torch.nn.functional.interpolate(torch.randn(1, 16, 12, 16), scale_factor=6, mode="bicubic")[0]
+    whole, decoder = autoencoder.decode(latent), autoencoder.kl.decoder
+    assert not caplog.records
+
+    def small_only(unscaled):
+        if unscaled.shape[-1] > 64:
+            raise torch.OutOfMemoryError("no memory left")
+        return decoder.forward(unscaled)
+
+    monkeypatch.setattr(autoencoder.kl, "decoder", torch.nn.Module())
+    autoencoder.kl.decoder.conv_in, autoencoder.kl.decoder.forward = decoder.conv_in, small_only
+    tiled = autoencoder.decode(latent)
+    assert tiled.shape == whole.shape and "tiles" in caplog.text
+    assert (tiled - whole).abs().mean() < 0.25 * whole.std()

@@ -6,6 +6,8 @@ the tensors' shapes: `ae.safetensors` has no configuration beside it.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +20,12 @@ from ...weights import StoredTensor, check_tensors, files_of, plain
 
 SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
 LATENT_CHANNELS = 16
+TILE = 64  # latent pixels a side of a tile, where a picture is decoded in tiles
 LEVELS = 4  # each but the last halves the picture
 NORM_GROUPS = 32
 GET_FLUX = "Use ae.safetensors of BAGEL-7B-MoT (FLUX's autoencoder)"
+
+logger = logging.getLogger(__name__)
 
 RENAMES = (
     (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
@@ -102,8 +107,17 @@ class Autoencoder(nn.Module):
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
         """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32, about -1..1 but not clamped."""
-        unscaled = latent.float() / SCALE + SHIFT
-        pixels: Tensor = self.kl.decoder(unscaled.to(self.kl.decoder.conv_in.weight).unsqueeze(0))
+        unscaled = (latent.float() / SCALE + SHIFT).to(self.kl.decoder.conv_in.weight).unsqueeze(0)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            pixels: Tensor = self.kl.decoder(unscaled)
+            return pixels.squeeze(0).float()
+        logger.warning("Not enough memory to decode the picture at once: decoding it in tiles, which may show seams")
+        return self.decode_tiled(unscaled)
+
+    def decode_tiled(self, unscaled: Tensor) -> Tensor:
+        """As `decode`, from unscaled latents [1, 16, h, w], in overlapping tiles that are blended into each other."""
+        self.kl.tile_latent_min_size, self.kl.tile_sample_min_size = TILE, TILE * 2 ** (LEVELS - 1)
+        pixels: Tensor = self.kl.tiled_decode(unscaled, return_dict=False)[0]
         return pixels.squeeze(0).float()
 
 
