@@ -35,8 +35,9 @@ from ..g2tr_core.umm.bagel.checkpoint import load_parts
 from ..g2tr_core.umm.bagel.layout import NETWORK_MARK, find_parts
 from ..g2tr_core.umm.bagel.model import Bagel
 from ..g2tr_core.umm.bagel.preprocess import Size
-from ..g2tr_core.umm.bagel.reading import EncodedPicture, Encoding, Item, Reading
+from ..g2tr_core.umm.bagel.reading import Reading
 from ..g2tr_core.umm.interface import Answer, Painting, Purpose
+from ..g2tr_core.umm.reading import EncodedPicture, Encoding, Item
 from ..g2tr_core.weights import FLOATS
 
 RECENT_PICTURES = 16  # encoded pictures that a model keeps in RAM, about 40 MB each at full size

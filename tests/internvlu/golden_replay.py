@@ -26,9 +26,10 @@ from g2tr_core.umm.internvlu.positions import behind, canvas_positions, context_
 from g2tr_core.umm.internvlu.preprocess import latent_grid_for
 from g2tr_core.umm.internvlu.prompting import Prompting
 from g2tr_core.umm.internvlu.prompts import NOTHING, SYSTEM, Task, no_text_turn, render
-from g2tr_core.umm.internvlu.reading import EncodedPicture, Encoding, Reading
+from g2tr_core.umm.internvlu.reading import Reading, turn_with
 from g2tr_core.umm.internvlu.rows import Condition, Row, write_tokens
 from g2tr_core.umm.internvlu.vae import to_pixels
+from g2tr_core.umm.reading import EncodedPicture, Encoding
 from tests.internvlu.golden_cases import FEATURES, FLOW, HIDDEN, SCORES, Case, close
 from tests.internvlu.published import Pack, clip_pixels, cut_thought, padded_latents, reduce_pack
 
@@ -104,7 +105,7 @@ class Replay:
     def _reading(self, encoding: Encoding, reduced: list) -> Reading:
         parts = [p.features if r is None else r.features for p, r in zip(encoding.pictures, reduced, strict=True)]
         visual = torch.cat(parts) if parts else self.prompting.blank().visual
-        return Reading(encoding, Reduction(keep_ratio=1.0), tuple(reduced), visual)
+        return Reading(encoding, Reduction(keep_ratio=1.0), tuple(reduced), visual=visual)
 
     def _reduced(self, stage: int, pictures: list[EncodedPicture], latents: list) -> Pack | None:
         if self.umm is None or not pictures:
@@ -206,7 +207,7 @@ class Replay:
         """A row's tokens: the full prompt, without text, or nothing; in full or with what the reduction left."""
         full = [self.model.config.visual_tokens] * len(reading.encoding.pictures)
         counts = [len(kept) for kept in reading.kept] if reduced else full
-        said = reading.encoding.user_turn(self.prompts[index]) if kind == 0 else no_text_turn(len(counts))
+        said = turn_with(reading.encoding, self.prompts[index]) if kind == 0 else no_text_turn(len(counts))
         prompt = self.words.ids(render(SYSTEM[self.task], NOTHING if kind == 2 else said, counts, paint=False))
         if kind == 0 and self.mode == "text_image":
             # The published code lets the model see the left padding of its first stage, and cuts the thought short.
@@ -218,7 +219,7 @@ class Replay:
 
     def _length(self, kind: int, index: int) -> int:
         count = len(self.images[index])
-        said = self.encodings[index].user_turn(self.prompts[index]) if kind == 0 else no_text_turn(count)
+        said = turn_with(self.encodings[index], self.prompts[index]) if kind == 0 else no_text_turn(count)
         turn, shown = (NOTHING, 0) if kind == 2 else (said, count)
         tokens = [self.model.config.visual_tokens] * shown
         return len(self.words.ids(render(SYSTEM[self.task], turn, tokens, paint=False)))

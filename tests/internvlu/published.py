@@ -21,7 +21,7 @@ from g2tr_core.reduction.scoring import consistency_scores
 from g2tr_core.reduction.selection import select_balanced
 from g2tr_core.umm.internvlu.anchors import widen
 from g2tr_core.umm.internvlu.model import InternVLU
-from g2tr_core.umm.internvlu.reading import EncodedPicture
+from g2tr_core.umm.reading import EncodedPicture
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.2757711])[:, None, None]

@@ -170,7 +170,7 @@ def test_flops_are_those_of_the_formula_at_full_size(tiny: InternVLU) -> None:
         (lambda m, r: m.read(PHOTO, purpose="paint"), SettingsError, "purpose"),
         (lambda m, r: m.read(PHOTO, think=True), SettingsError, "think"),
         (lambda m, r: m.read(PHOTO, HALF, importance=[]), SettingsError, "importance"),
-        (lambda m, r: m.read(PHOTO, HALF, importance=[torch.zeros(2, 2)]), SettingsError, "importance"),
+        (lambda m, r: m.read(PHOTO, HALF, importance=[torch.zeros(2, 2, 2)]), SettingsError, "importance"),
         (lambda m, r: m.answer(r, None), SettingsError, "question"),
         (lambda m, r: m.answer(r, "What?", think=True), SettingsError, "think"),
         (lambda m, r: m.answer(r, "<img>"), SettingsError, "question"),

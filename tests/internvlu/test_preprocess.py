@@ -123,7 +123,7 @@ def test_odd_pictures_are_prepared() -> None:
     config = InternVLUConfig(vit_image=28, vae_resize=RULES["smart_resize_tiny_config"])
     for mode, size in (("RGBA", (3, 300)), ("L", (1, 1)), ("P", (700, 20)), ("RGB", (28, 28))):
         prepared = prepare(Image.new(mode, size), config)
-        assert prepared.tile.shape == (3, 28, 28) and prepared.tile_image.size == (28, 28)
+        assert prepared.tile.shape == (3, 28, 28) and prepared.vit_image.size == (28, 28)
         assert prepared.vae_pixels.shape == (3, prepared.size[1], prepared.size[0])
 
 

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from ... import checks
 from ...decoding import Decoding
-from ...errors import SettingsError
 from ...inference import check_finite, inference
-from ...reduction import Reduced, Reduction, importance_on_grid, pool_latent, reduce
+from ...reduction import Reduction, pool_latent
 from ...report import DecoderCost, Report, Stopwatch
 from ...sampling import Guidance, Sampling
 from ..interface import Answer, Input, Painting, PaintTask, Progress, Purpose
+from ..reading import EncodedPicture, Encoding, Item, reduce_pictures
 from .checkpoint import Parts, load_parts
 from .conversation import TEXT_ROOM, Conversation, Picture
 from .generate import paint_latent, write_tokens
 from .preprocess import grid_positions, latent_grid_for, patchify, prepare, unpatchify
 from .prompts import THINK_FIRST, split_thinking
-from .reading import EncodedPicture, EncodedText, Encoding, Item, Reading
+from .reading import Reading
 
 EDITING = Sampling()
 IMAGINING = Sampling(guidance=Guidance(image_scale=1.0, interval=(0.4, 1.0), renorm="global"))
@@ -65,7 +65,7 @@ class Bagel:
 
     @inference
     def encode(self, inputs: Input | Sequence[Input]) -> Encoding:
-        """Run the ViT over every picture and the tokenizer over every text.
+        """Run the ViT over every picture.
 
         Args:
             inputs: one picture, or pictures and texts in order.
@@ -77,7 +77,7 @@ class Bagel:
         items: list[Item] = []
         for entry in [inputs] if isinstance(inputs, (str, Path, Image.Image, Tensor)) else inputs:
             if isinstance(entry, str):
-                items.append(EncodedText(self._ids(entry)))
+                items.append(entry)
                 continue
             with watch.stage("prepare"):
                 prepared = prepare(entry, self.config)
@@ -113,23 +113,9 @@ class Bagel:
         """
         checks.one_of("purpose", purpose, ("answer", "edit"))
         encoding = inputs if isinstance(inputs, Encoding) else self.encode(inputs)
-        if not encoding.pictures:
-            raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
-        masks = [None] * len(encoding.pictures) if importance is None else list(importance)
-        if len(masks) != len(encoding.pictures):
-            raise SettingsError(
-                f"{len(masks)} masks for {len(encoding.pictures)} pictures",
-                where="importance",
-                fix="Give one a picture",
-            )
         watch = Stopwatch(self.device)
         reduction = reduction or Reduction(keep_ratio=1.0)
-        reduced = []
-        for picture, mask in zip(encoding.pictures, masks, strict=True):
-            reduced.append(self._reduce(picture, reduction, mask, watch))
-            if progress is not None:
-                progress("read", len(reduced), len(masks))
-        reading = Reading(encoding, reduction, tuple(reduced))
+        reading = Reading(encoding, reduction, reduce_pictures(self, encoding, reduction, importance, watch, progress))
         conversation = self._conversation(reading, purpose, think, watch)
         reading.report = self._report(reading, conversation, watch)
         if encoding is not inputs:
@@ -238,25 +224,13 @@ class Bagel:
         pooled, pooled_grid = pool_latent(patchify(latent, patch), grid, pool)
         return self.network.latent_features(pooled), pooled_grid
 
-    def _reduce(
-        self, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, watch: Stopwatch
-    ) -> Reduced | None:
-        if reduction.is_identity:
-            return None
-        latent = self.latent_of(picture, watch)
-        with watch.stage("reduction"):
-            anchors, grid = self.anchors(latent, reduction.latent_pool)
-            tokens = picture.prepared.vit_grid
-            importance = None if mask is None else importance_on_grid(mask.to(self.device), tokens)
-            return reduce(picture.features, tokens, anchors, grid, reduction, importance=importance)
-
     def _conversation(self, reading: Reading, purpose: Purpose, think: bool, watch: Stopwatch) -> Conversation:
         """The contexts behind a reading's inputs, prefilled when first asked for."""
         known = reading.conversations.get((purpose, think))
         if known is not None:
             return known
         pictures = [self._picture(reading, index, purpose, watch) for index in range(len(reading.reduced))]
-        texts = [item.ids for item in reading.encoding.items if isinstance(item, EncodedText)]
+        texts = [self._ids(text) for text in reading.encoding.texts]
         with watch.stage("prefill"):
             system = [self._ids(THINK_FIRST[purpose])] if think else []
             rows = sum(len(ids) + 2 for ids in system + texts) + sum(picture.rows for picture in pictures) + TEXT_ROOM
@@ -266,12 +240,10 @@ class Bagel:
             conversation = Conversation.begin(self.network, empty, guided=purpose == "edit")
             for ids in system:
                 conversation = conversation.say(ids)
-            shown = iter(pictures)
+            said, shown = iter(texts), iter(pictures)
             for item in reading.encoding.items:
-                if isinstance(item, EncodedText):
-                    conversation = conversation.say(item.ids)
-                else:
-                    conversation = conversation.show(next(shown))
+                is_text = isinstance(item, str)
+                conversation = conversation.say(next(said)) if is_text else conversation.show(next(shown))
         reading.conversations[purpose, think] = conversation
         return conversation
 
@@ -284,7 +256,7 @@ class Bagel:
             positions=positions if reduced is None else positions[reduced.keep],
             tokens=len(encoded.features),
             latent=None if latent is None else patchify(latent, self.config.latent_patch),
-            latent_positions=self._latent_positions(encoded.prepared.latent_grid),
+            latent_positions=self._latent_positions(latent_grid_for(*encoded.prepared.size, self.config)),
         )
 
     def _write(self, conversation: Conversation, decoding: Decoding, stage: str, progress: Progress | None) -> str:

@@ -39,6 +39,13 @@ class Prepared:
     latent_grid: Grid
     size: Size
 
+    @property
+    def vit_image(self) -> Image.Image:
+        """The picture as the ViT sees it, for people."""
+        patch = round((self.vit_patches.shape[1] / 3) ** 0.5)
+        levels = (unpatchify(self.vit_patches, self.vit_grid, patch) * 0.5 + 0.5) * 255  # [3, H, W]
+        return Image.fromarray(levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
 
 def prepare(picture: Picture, config: BagelConfig) -> Prepared:
     """Open, resize, normalise and patch one picture for both encoders.

@@ -14,17 +14,18 @@ from ... import checks
 from ...decoding import Decoding
 from ...errors import SettingsError
 from ...inference import check_finite, inference
-from ...reduction import Reduced, Reduction, reduce
+from ...reduction import Reduction
 from ...report import Block, Change, DecoderCost, Report, Stopwatch
 from ...sampling import Guidance, Sampling
 from ..interface import Answer, Input, Painting, PaintTask, Progress, Purpose
+from ..reading import EncodedPicture, Encoding, Item, PictureReading, reduce_pictures
 from .anchors import pool_to_visual, widen
 from .checkpoint import Parts, load_parts
 from .guidance import notes_on, paint_latent
 from .preprocess import Grid, latent_grid_for, prepare
 from .prompting import Prompting
 from .prompts import Task, check_text
-from .reading import EncodedPicture, Encoding, Item, Reading, stay
+from .reading import Reading
 from .rows import Condition, Row, write_tokens
 from .vae import to_pixels
 
@@ -111,7 +112,7 @@ class InternVLU:
             reduction: how to reduce visual tokens; None keeps all of them. `latent_pool` counts visual tokens here.
             purpose: what to prefill for; the other purpose is prefilled when it is first asked for.
             think: as `answer` and `edit`; an edit that thinks first starts from the same reading as one that does not.
-            importance: one mask [h, w] a picture, or None: see `reduction.reduce`.
+            importance: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
             progress: told after every picture, as stage `read`.
 
         Raises:
@@ -120,16 +121,11 @@ class InternVLU:
         checks.one_of("purpose", purpose, ("answer", "edit"))
         _check_thinking(purpose, think)
         encoding = inputs if isinstance(inputs, Encoding) else self.encode(inputs)
-        if not encoding.pictures:
-            raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
         watch = Stopwatch(self.device)
         reduction = reduction or Reduction(keep_ratio=1.0)
-        reduced = []
-        for picture, mask in zip(encoding.pictures, encoding.masks(importance), strict=True):
-            reduced.append(self._reduce(picture, reduction, mask, watch))
-            if progress is not None:
-                progress("read", len(reduced), len(encoding.pictures))
-        reading = Reading(encoding, reduction, tuple(reduced), torch.cat(stay(encoding.pictures, reduced)))
+        reduced = reduce_pictures(self, encoding, reduction, importance, watch, progress)
+        visual = torch.cat(PictureReading(encoding, reduction, reduced).kept_features)
+        reading = Reading(encoding, reduction, reduced, visual=visual)
         self.prompting.prefix(reading, purpose, watch)
         if purpose == "edit":
             self.prompting.unguided(reading, "edit", self._latents(reading, watch), watch)
@@ -224,17 +220,6 @@ class InternVLU:
         """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
         channels, grid = pool_to_visual(latent, self.config.visual_grid, pool)
         return widen(channels, self.config.hidden_size).to(self.network.compute_dtype), grid
-
-    def _reduce(
-        self, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, watch: Stopwatch
-    ) -> Reduced | None:
-        if reduction.is_identity:
-            return None
-        latent = self.latent_of(picture, watch)
-        with watch.stage("reduction"):
-            anchors, grid = self.anchors(latent, reduction.latent_pool)
-            mask = None if mask is None else mask.to(self.device)
-            return reduce(picture.features, self.config.visual_grid, anchors, grid, reduction, importance=mask)
 
     def _write(self, row: Row, decoding: Decoding, stage: str, progress: Progress | None) -> list[int]:
         """Generate a text behind a row, which stays as it is."""

@@ -31,13 +31,15 @@ class Prepared:
 
     Attributes:
         tile: [3, S, S] bf16 for the ViT, normalised with the mean and deviation of its training pictures.
-        tile_image: the same tile for people.
+        vit_image: the same tile for people.
+        vit_grid: rows and columns of visual tokens that the ViT makes of it.
         vae_pixels: [3, H, W] bf16 of -1..1 for the autoencoder.
         size: width and height of `vae_pixels`, which is also the size of an edit of this picture.
     """
 
     tile: Tensor
-    tile_image: Image.Image
+    vit_image: Image.Image
+    vit_grid: Grid
     vae_pixels: Tensor
     size: Size
 
@@ -58,7 +60,8 @@ def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
     half = (0.5, 0.5, 0.5)
     return Prepared(
         tile=normalise(levels, config.image_mean, config.image_std),
-        tile_image=Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()),
+        vit_image=Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()),
+        vit_grid=config.visual_grid,
         vae_pixels=normalise(_levels(vae_image), half, half),
         size=vae_image.size,
     )

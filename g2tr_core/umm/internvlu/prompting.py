@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ...reduction import Reduction
 from ...report import Stopwatch
+from ..reading import Encoding
 from .prompts import NOTHING, SYSTEM, Task, Words, no_text_turn, render
-from .reading import Encoding, Reading
+from .reading import Reading, turn_with
 from .rows import Condition, Row
 from .vlm import VisionLanguageModel
 
@@ -39,12 +40,12 @@ class Prompting:
     def blank(self) -> Reading:
         """A reading of nothing, behind which a picture is imagined."""
         nothing = torch.empty(0, self.vlm.config.hidden_size, dtype=self.vlm.compute_dtype, device=self.device)
-        return Reading(Encoding(()), Reduction(keep_ratio=1.0), (), nothing)
+        return Reading(Encoding(()), Reduction(keep_ratio=1.0), (), visual=nothing)
 
     def prompt(self, reading: Reading, task: Task, text: str) -> tuple[int, ...]:
         """The whole prompt as token ids, up to where the model goes on."""
         counts = [len(kept) for kept in reading.kept]
-        return self.words.ids(render(SYSTEM[task], reading.encoding.user_turn(text), counts, paint=False))
+        return self.words.ids(render(SYSTEM[task], turn_with(reading.encoding, text), counts, paint=False))
 
     def prefix(self, reading: Reading, task: Task, watch: Stopwatch) -> Row | None:
         """What all prompts of a task share, prefilled when first asked for; None without pictures."""

@@ -1,0 +1,213 @@
+"""What every model makes of pictures before it knows the question.
+
+Two steps, kept apart because they are reused apart: an `Encoding` is what the encoders say and depends on the pictures
+alone; a reading adds the reduction, and whatever a model prefills from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..reduction import Reduced, Reduction, importance_on_grid, reduce
+from ..report import Change, Report, Stopwatch
+from .interface import Progress, TokenView
+
+Grid = tuple[int, int]
+
+
+class Prepared(Protocol):
+    """One picture, ready for both encoders of a model."""
+
+    @property
+    def vae_pixels(self) -> Tensor:
+        """[3, H, W] of -1 … 1 for the autoencoder."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height for the autoencoder, and of an edit."""
+
+    @property
+    def vit_grid(self) -> Grid:
+        """Rows and columns of its visual tokens."""
+
+    @property
+    def vit_image(self) -> Image.Image:
+        """The picture as the ViT sees it, for people."""
+
+
+@dataclass
+class EncodedPicture:
+    """One picture as both encoders see it.
+
+    Args:
+        prepared: pixels and grids; each model has a kind of its own.
+        features: [N, C] visual tokens after the connector, before position embedding.
+        latent: [16, H/8, W/8] fp32, or None until something needs it (understanding with all tokens does not).
+    """
+
+    prepared: Prepared
+    features: Tensor
+    latent: Tensor | None = None
+
+    def to(self, device: torch.device) -> EncodedPicture:
+        """The same on another device."""
+        latent = None if self.latent is None else self.latent.to(device)
+        return replace(self, features=self.features.to(device), latent=latent)
+
+
+Item = EncodedPicture | str
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Pictures and texts in order, encoded. Depends on nothing but them, so every reduction may share it."""
+
+    items: tuple[Item, ...]
+    ms: dict[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def pictures(self) -> list[EncodedPicture]:
+        """The pictures, in order."""
+        return [item for item in self.items if isinstance(item, EncodedPicture)]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return [item for item in self.items if isinstance(item, str)]
+
+    def to(self, device: torch.device) -> Encoding:
+        """The same on another device; this one stays where it is."""
+        return replace(self, items=tuple(item if isinstance(item, str) else item.to(device) for item in self.items))
+
+
+@dataclass
+class PictureReading:
+    """Pictures read with a reduction; models add what they prefill.
+
+    Args:
+        encoding: the encoders' output.
+        reduction: how visual tokens were reduced.
+        reduced: one a picture; None where all tokens stay.
+        report: what reading cost, with token, byte and operation counts of the purpose it was read for.
+    """
+
+    encoding: Encoding
+    reduction: Reduction
+    reduced: tuple[Reduced | None, ...]
+    report: Report = field(default_factory=Report)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of an edit's result: those of the last picture."""
+        pictures = self.encoding.pictures
+        return pictures[-1].prepared.size if pictures else None
+
+    @property
+    def visual_tokens(self) -> Change:
+        """Of all pictures, before and after the reduction."""
+        before = [len(picture.features) for picture in self.encoding.pictures]
+        return Change(sum(before), sum(len(features) for features in self.kept_features))
+
+    @property
+    def kept_features(self) -> list[Tensor]:
+        """The visual tokens that stay, [K, C] a picture."""
+        pairs = zip(self.encoding.pictures, self.reduced, strict=True)
+        return [picture.features if reduced is None else reduced.features for picture, reduced in pairs]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+        pictures = [tensor for picture in self.encoding.pictures for tensor in (picture.features, picture.latent)]
+        kept = [reduced.features for reduced in self.reduced if reduced is not None]
+        return sum(tensor.nbytes for tensor in pictures + kept if tensor is not None)
+
+    def to(self, device: torch.device) -> None:
+        """Move all of it. Must not happen while the model works on the reading."""
+        self.encoding = self.encoding.to(device)
+        self.reduced = tuple(reduced and _reduced_on(reduced, device) for reduced in self.reduced)
+
+    def token_views(self) -> list[TokenView]:
+        """One a picture, on the CPU."""
+        views = []
+        for picture, reduced in zip(self.encoding.pictures, self.reduced, strict=True):
+            everything = torch.arange(len(picture.features))
+            views.append(
+                TokenView(
+                    image=picture.prepared.vit_image,
+                    grid=picture.prepared.vit_grid,
+                    keep=everything if reduced is None else reduced.keep.cpu(),
+                    assignment=everything if reduced is None else reduced.assignment.cpu(),
+                    scores=None if reduced is None else reduced.scores.cpu(),
+                )
+            )
+        return views
+
+
+class LatentGuide(Protocol):
+    """What the reduction needs of a model: anchors from its generation side."""
+
+    device: torch.device
+
+    def latent_of(self, picture: EncodedPicture, watch: Stopwatch) -> Tensor:
+        """The picture's latent, encoded when first needed."""
+
+    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
+        """Pooled latent cells at the width of visual tokens, [M, C], and their grid."""
+
+
+def reduce_pictures(
+    model: LatentGuide,
+    encoding: Encoding,
+    reduction: Reduction,
+    importance: Sequence[Tensor | None] | None,
+    watch: Stopwatch,
+    progress: Progress | None,
+) -> tuple[Reduced | None, ...]:
+    """Where a model meets the paper: one call of `reduce` a picture, with anchors from its latent.
+
+    Args:
+        model: gives latents and anchors.
+        encoding: the pictures.
+        reduction: the settings; where they keep everything, no latent is made.
+        importance: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
+        watch: times the stages `vae_encode` and `reduction`.
+        progress: told after every picture, as stage `read`.
+
+    Raises:
+        SettingsError: there is no picture, or not one mask a picture.
+    """
+    pictures = encoding.pictures
+    if not pictures:
+        raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
+    masks = [None] * len(pictures) if importance is None else list(importance)
+    if len(masks) != len(pictures):
+        what = f"{len(masks)} masks for {len(pictures)} pictures"
+        raise SettingsError(what, where="importance", fix="Give one a picture")
+    results: list[Reduced | None] = []
+    for picture, mask in zip(pictures, masks, strict=True):
+        results.append(None if reduction.is_identity else _reduce(model, picture, reduction, mask, watch))
+        if progress is not None:
+            progress("read", len(results), len(pictures))
+    return tuple(results)
+
+
+def _reduce(
+    model: LatentGuide, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, watch: Stopwatch
+) -> Reduced:
+    latent = model.latent_of(picture, watch)
+    with watch.stage("reduction"):
+        anchors, anchor_grid = model.anchors(latent, reduction.latent_pool)
+        grid = picture.prepared.vit_grid
+        importance = None if mask is None else importance_on_grid(mask.to(model.device), grid)
+        return reduce(picture.features, grid, anchors, anchor_grid, reduction, importance=importance)
+
+
+def _reduced_on(reduced: Reduced, device: torch.device) -> Reduced:
+    return Reduced(*(getattr(reduced, field.name).to(device) for field in fields(reduced)))
