@@ -51,12 +51,6 @@ class KVCache(nn.Module):
         return self._rows.shape[2]
 
     @property
-    def bytes_per_row(self) -> int:
-        """Bytes that one token costs, over all layers."""
-        kinds, layers, _, heads, channels = self._rows.shape
-        return kinds * layers * heads * channels * self._rows.element_size()
-
-    @property
     def nbytes(self) -> int:
         """Bytes allocated."""
         return self._rows.element_size() * self._rows.numel()

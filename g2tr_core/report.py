@@ -59,6 +59,18 @@ class DecoderCost:
     attention_width: int
     kv_bytes: int
 
+    @classmethod
+    def of(cls, sizes: Any, itemsize: int) -> DecoderCost:
+        """The cost in a grouped-query decoder with gated feed-forward layers.
+
+        Args:
+            sizes: a model's configuration: hidden_size, intermediate_size, layers, heads, kv_heads, head_dim.
+            itemsize: bytes a value in the cache.
+        """
+        inner, kv_inner = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+        a_layer = sizes.hidden_size * (2 * inner + 2 * kv_inner + 3 * sizes.intermediate_size)
+        return cls(sizes.layers * a_layer, sizes.layers * inner, 2 * sizes.layers * kv_inner * itemsize)
+
     def prefill_flops(self, blocks: list[Block]) -> Change:
         """Operations of prefilling the blocks one after the other (formula: module docstring)."""
         return Change(

@@ -89,8 +89,7 @@ def test_growing_keeps_rows() -> None:
 
 def test_bytes() -> None:
     kv = cache(capacity=10)
-    assert kv.bytes_per_row == 2 * LAYERS * KV_HEADS * DIM * 4
-    assert kv.nbytes == 10 * kv.bytes_per_row
+    assert kv.nbytes == 10 * 2 * LAYERS * KV_HEADS * DIM * 4
 
 
 def test_a_branch_has_rows_of_its_own() -> None:

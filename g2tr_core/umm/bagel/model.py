@@ -57,11 +57,7 @@ class Bagel:
     @property
     def cost(self) -> DecoderCost:
         """What one token costs in the decoder."""
-        config = self.config
-        inner, kv_inner = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        a_layer = config.hidden_size * (2 * inner + 2 * kv_inner + 3 * config.intermediate_size)
-        kv_bytes = 2 * config.layers * kv_inner * self.network.compute_dtype.itemsize
-        return DecoderCost(config.layers * a_layer, config.layers * inner, kv_bytes)
+        return DecoderCost.of(self.config, self.network.compute_dtype.itemsize)
 
     @inference
     def encode(self, inputs: Input | Sequence[Input]) -> Encoding:
@@ -214,7 +210,7 @@ class Bagel:
         """The picture's latent [16, H/8, W/8], encoded when first needed: for anchors and editing alike."""
         if picture.latent is None:
             with watch.stage("vae_encode"):
-                picture.latent = self.vae.encode(picture.prepared.vae_pixels.to(self.device)).float()
+                picture.latent = self.vae.encode(picture.prepared.vae_pixels.to(self.device))
         return picture.latent
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, tuple[int, int]]:
@@ -297,10 +293,10 @@ class Bagel:
 
         with watch.stage("denoise"):
             places = self._latent_positions(grid)
-            patches = paint_latent(self.network, conversation, places, sampling, noise, preview)
+            patches = paint_latent(self.network, conversation, places, sampling, noise, preview if progress else None)
             latent = unpatchify(patches, grid, self.config.latent_patch)
         with watch.stage("vae_decode"):
-            pixels = self.vae.decode(latent).float()
+            pixels = self.vae.decode(latent)
         check_finite(pixels, "picture", self.network.compute_dtype)
         pixels = (pixels / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
         return Painting(pixels, latent, thinking, self._report(reading, conversation, watch))

@@ -63,11 +63,7 @@ class InternVLU:
     @property
     def cost(self) -> DecoderCost:
         """What one token costs in the language model."""
-        config = self.config
-        inner, kv_inner = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        a_layer = config.hidden_size * (2 * inner + 2 * kv_inner + 3 * config.intermediate_size)
-        kv_bytes = 2 * config.layers * kv_inner * self.network.compute_dtype.itemsize
-        return DecoderCost(config.layers * a_layer, config.layers * inner, kv_bytes)
+        return DecoderCost.of(self.config, self.network.compute_dtype.itemsize)
 
     @inference
     def encode(self, inputs: Input | Sequence[Input]) -> Encoding:

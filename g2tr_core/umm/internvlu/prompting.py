@@ -20,7 +20,7 @@ from .reading import Reading, turn_with
 from .rows import Condition, Row
 from .vlm import VisionLanguageModel
 
-TEXT_ROOM = 512  # rows kept free for a question or an instruction; more is a copy, not an error
+TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from ...operations import Operations
 from .config import InternVLUConfig
 
 ATTENTION = "g2tr_cache"
-SWAPPED = ("Linear", "Embedding", "LayerNorm", "Conv2d")
 SHUFFLE = 2  # ViT patches a side that become one visual token
 
 
