@@ -19,27 +19,30 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     """Softmax attention of new tokens over all rows that they may see.
 
     Args:
-        query: [n, H, D], the last n of the m positions when `causal`.
-        key: [m, H_kv, D] with H a multiple of H_kv.
-        value: [m, H_kv, D].
+        query: [n, H, D] or [B, n, H, D], the last n of the m positions when `causal`.
+        key: [m, H_kv, D] or [B, m, H_kv, D] with H a multiple of H_kv.
+        value: as `key`.
         causal: query i sees keys up to m − n + i; otherwise all m.
 
     Returns:
-        [n, H·D] in the dtype of `query`.
+        [n, H·D] or [B, n, H·D] in the dtype of `query`.
     """
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # [1, heads, rows, D]
+    q, k, v = (x.transpose(-3, -2) for x in (query, key, value))  # [..., heads, rows, D]
+    if query.ndim == 3:
+        q, k, v = (x.unsqueeze(0) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, None, 0.0, causal, True)):
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         grouped = False
-    if not causal or query.shape[0] == 1:
+    new, rows = query.shape[-3], key.shape[-3]
+    if not causal or new == 1:
         out = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
-    elif query.shape[0] == key.shape[0]:
+    elif new == rows:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     else:
-        mask: Tensor = causal_lower_right(query.shape[0], key.shape[0])
+        mask: Tensor = causal_lower_right(new, rows)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-    return out[0].transpose(0, 1).reshape(query.shape[0], -1)
+    return out.transpose(-3, -2).reshape(*query.shape[:-2], -1)
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -62,6 +65,9 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the two halves of every head: x [..., n, H, D] -> the same shape and dtype, computed in fp32."""
     cos, sin = table
     first, second = x.chunk(2, dim=-1)
+    if torch.is_grad_enabled():  # training: nothing is written in place, and half precision will do
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     out = torch.empty_like(x)
     out_first, out_second = out.chunk(2, dim=-1)
     out_first.copy_(first * cos - second * sin)  # fp32 until it is stored: the table is

@@ -20,7 +20,7 @@ class Ask(io.ComfyNode):
             display_name="Ask (G²TR)",
             category=CATEGORY,
             description="Answers a question about pictures that were read. Another question does not read them again.",
-            search_aliases=["g2tr", "bagel", "vqa", "caption", "describe image", "interrogate", "image to text"],
+            search_aliases=["g2tr", "bagel", "internvl", "vqa", "caption", "describe", "interrogate", "image to text"],
             inputs=[
                 model_input(),
                 reading_input(),
@@ -42,7 +42,8 @@ class Ask(io.ComfyNode):
                 io.Boolean.Input(
                     "think",
                     default=False,
-                    tooltip="Let the model reason first. Slower; better for questions that need several steps.",
+                    tooltip="Let the model reason first. Slower; better for questions that need several steps. "
+                    "InternVL-U reasons only before it paints.",
                 ),
                 io.Float.Input(
                     "temperature",

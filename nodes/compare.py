@@ -15,13 +15,20 @@ from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.reduction import Reduction
-from ..g2tr_core.sampling import Guidance
-from ..g2tr_core.umm.bagel.model import EDITING
 from ..g2tr_core.umm.interface import Answer, Painting, Purpose
 from . import host
-from .painting import steps_input, text_scale_input
+from .painting import image_scale_input, settings, steps_input, text_scale_input
 from .read import shots
-from .sockets import CATEGORY, ReductionSettings, images_input, model_input, reduction_input, seed_input, verdict
+from .sockets import (
+    CATEGORY,
+    ReductionSettings,
+    images_input,
+    model_input,
+    reduction_input,
+    seed_input,
+    shown_again,
+    verdict,
+)
 
 MOST_RATIOS = 8
 EXAMPLE = "For example 1.0, 0.5, 0.25"
@@ -33,7 +40,7 @@ class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRCompare",
             display_name="Compare Keep Ratios (G²TR)",
             category=CATEGORY,
@@ -65,15 +72,7 @@ class Compare(io.ComfyNode):
                 seed_input("The same for all ratios."),
                 steps_input(),
                 text_scale_input(),
-                io.Float.Input(
-                    "image_scale",
-                    default=2.0,
-                    min=1.0,
-                    max=20.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely edits stay to the pictures that were read; 1 turns it off.",
-                ),
+                image_scale_input(),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
                 io.Int.Input(
                     "max_tokens",
@@ -93,6 +92,7 @@ class Compare(io.ComfyNode):
                 io.String.Output("table", tooltip="What each ratio cost and gave, as text.", is_output_list=True),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
     def validate_inputs(cls, ratios: str | None = None, images: Any = None) -> bool | str:
@@ -108,21 +108,22 @@ class Compare(io.ComfyNode):
         mode: Any = "ask",
         ratios: str = "1.0, 0.5, 0.25",
         seed: int = 0,
-        steps: int = 50,
-        text_scale: float = 4.0,
-        image_scale: float = 2.0,
+        steps: int = 0,
+        text_scale: float = 0.0,
+        image_scale: float = 0.0,
         reduction: ReductionSettings | None = None,
         max_tokens: int = 256,
     ) -> io.NodeOutput:
         """Run every ratio for every picture of the batch in image1."""
         others = Reduction() if reduction is None else reduction.reduction
-        settings = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
+        reductions = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
         decoding = Decoding(max_tokens, seed=seed)
-        sampling = replace(EDITING, steps=steps, seed=seed, guidance=Guidance(text_scale, image_scale))
+        scales = {"text_scale": text_scale, "image_scale": image_scale}
+        sampling, _ = settings(model.model, "edit", seed=seed, steps=steps, **scales)
         sheets, tables = [], []
         for pictures, importance in shots(images, reduction):
             entries = []
-            for setting in settings:
+            for setting in reductions:
                 purpose: Purpose = "answer" if mode == "ask" else "edit"
                 reading = model.read(pictures, setting, purpose, False, importance)
                 made: Answer | Painting

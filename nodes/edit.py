@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from . import host
 from .painting import (
     check_interval,
+    image_scale_input,
     packed,
     painting_outputs,
     sampler_inputs,
@@ -26,14 +27,14 @@ class Edit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        own = ": 0 is that of the last picture that was read."
+        own = "that of the last picture that was read."
         return io.Schema(
             node_id="G2TREdit",
             display_name="Edit Image (G²TR)",
             category=CATEGORY,
             description="Paints pictures that were read anew, as an instruction says. Another instruction or seed does "
             "not read them again.",
-            search_aliases=["g2tr", "bagel", "instruct", "image to image", "inpaint", "kontext", "img2img"],
+            search_aliases=["g2tr", "bagel", "internvl", "instruct", "image to image", "inpaint", "kontext", "img2img"],
             inputs=[
                 model_input(),
                 reading_input(),
@@ -47,19 +48,10 @@ class Edit(io.ComfyNode):
                 seed_input("Which variant to paint. The same seed gives the same picture on every machine."),
                 steps_input(),
                 text_scale_input(),
-                io.Float.Input(
-                    "image_scale",
-                    default=2.0,
-                    min=1.0,
-                    max=20.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely the result stays to the pictures that were read: 1.2 to 2 suits most; 1 turns "
-                    "it off.",
-                ),
-                size_input("width", 0, 0, own, advanced=True),
-                size_input("height", 0, 0, own, advanced=True),
-                *sampler_inputs(interval_start=0.0, renorm="text_channel"),
+                image_scale_input(),
+                size_input("width", own, advanced=True),
+                size_input("height", own, advanced=True),
+                *sampler_inputs(own_start="0, to the end", own_renorm="text_channel"),
             ],
             outputs=painting_outputs(),
         )
@@ -80,8 +72,8 @@ class Edit(io.ComfyNode):
         **sampler: Any,
     ) -> io.NodeOutput:
         """Paint."""
-        sampling, think = settings(**sampler)
+        sampling, think = settings(model.model, "edit", **sampler)
         own_width, own_height = reading.size
         size = (width or own_width, height or own_height)
         painting = model.edit(reading, instruction, sampling, size, think)
-        return packed(painting, painting.report.after(reading.reading.report))
+        return packed(model, painting, sampling, before=reading.reading.report)

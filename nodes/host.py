@@ -7,8 +7,6 @@ off the GPU under pressure, brought back when needed, and freed by ComfyUI's com
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -25,26 +23,20 @@ import latent_preview
 import torch
 from torch import Tensor, nn
 
+from ..g2tr_core import umm
 from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.errors import OutOfMemoryError, SettingsError
 from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.report import Report
 from ..g2tr_core.sampling import Sampling
-from ..g2tr_core.umm.bagel import footprint
-from ..g2tr_core.umm.bagel.checkpoint import load_parts
-from ..g2tr_core.umm.bagel.layout import NETWORK_MARK, find_parts
-from ..g2tr_core.umm.bagel.model import Bagel
-from ..g2tr_core.umm.bagel.preprocess import Size
-from ..g2tr_core.umm.bagel.reading import Reading
-from ..g2tr_core.umm.interface import Answer, Painting, Purpose
-from ..g2tr_core.umm.reading import EncodedPicture, Encoding, Item
-from ..g2tr_core.weights import FLOATS
+from ..g2tr_core.umm.interface import Answer, LatentSpace, Painting, Purpose, Reading, Size, UnifiedModel
+from ..g2tr_core.umm.reading import Encoding, Item
+from .recent import RecentPictures
 
-RECENT_PICTURES = 16  # encoded pictures that a model keeps in RAM, about 40 MB each at full size
-BRANCHES = 3  # of guidance, at most
 MODEL_FOLDER = "unified_models"
 WHOLE = 1e32  # bytes, more than any model has
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+LATENT_FORMATS = {"flux": comfy.latent_formats.Flux, "qwen-image": comfy.latent_formats.Wan21}  # Qwen-Image's is Wan's
 
 _alive: WeakValueDictionary[Any, HostedModel] = WeakValueDictionary()
 
@@ -58,12 +50,12 @@ class HostedModel:
         offload_device: where the networks are while they are not in use.
     """
 
-    def __init__(self, model: Bagel, name: str, offload_device: torch.device) -> None:
+    def __init__(self, model: UnifiedModel, name: str, offload_device: torch.device) -> None:
         self.model, self.name = model, name
         # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
         self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
-        self._recent: OrderedDict[bytes, EncodedPicture] = OrderedDict()
+        self._recent = RecentPictures()
 
     def __str__(self) -> str:
         return self.name
@@ -82,55 +74,49 @@ class HostedModel:
         importance: Sequence[Tensor | None],
     ) -> HostedReading:
         """Read pictures [H, W, C] together; those that were read lately are not encoded again."""
-        config, itemsize = self.model.config, self._itemsize
         sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
-        rows = footprint.cache_rows(sizes, purpose, config)
-        longest = max(sum(footprint.picture_rows(size, config)) for size in sizes)
-        fitted = [config.vae_resize.max_side] * 2
-        needed = rows * self.model.cost.kv_bytes + max(
-            footprint.decoder_bytes(longest, config, itemsize),
-            footprint.vae_bytes((fitted[0], fitted[1]), self._vae_itemsize, decode=False),
-        )
-        with self._ready(needed):
+        with self._ready(self.model.footprint.reading(sizes, purpose)):
             encoding = self._encoded(pictures)
             reading = self.model.read(
-                encoding, reduction, purpose=purpose, think=think, importance=importance, progress=Progress()
+                encoding, reduction, purpose=purpose, think=think, importance=importance, progress=self._progress()
             )
-            self._remember(pictures, reading.encoding)
+            self._recent.keep(pictures, reading.encoding)
         reading.report = reading.report.after(Report(ms=encoding.ms))
         return HostedReading(self, reading)
 
     def answer(self, reading: HostedReading, question: str, decoding: Decoding, think: bool) -> Answer:
         """Answer a question about a reading."""
-        needed = decoding.max_tokens * self.model.cost.kv_bytes
-        with self._ready(needed, reading):
-            return self.model.answer(reading.reading, question, decoding=decoding, think=think, progress=Progress())
+        own, progress = self._own(reading), self._progress()
+        with self._ready(self.model.footprint.answering(decoding), reading):
+            return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
     def edit(
         self, reading: HostedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
     ) -> Painting:
         """Paint a reading anew."""
-        with self._ready(self._painting_bytes(size, sampling, think), reading):
-            return self.model.edit(reading.reading, instruction, sampling, size=size, think=think, progress=Progress())
+        own, progress = self._own(reading), self._progress()
+        with self._ready(self.model.footprint.editing(own, size, sampling, think), reading):
+            return self.model.edit(own, instruction, sampling, size=size, think=think, progress=progress)
 
     def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> Painting:
         """Paint from a text."""
-        rows = footprint.cache_rows([size], "edit", self.model.config)
-        needed = self._painting_bytes(size, sampling, think) + rows * self.model.cost.kv_bytes
-        with self._ready(needed):
-            return self.model.imagine(prompt, sampling, size=size, think=think, progress=Progress())
+        with self._ready(self.model.footprint.imagining(size, sampling, think)):
+            return self.model.imagine(prompt, sampling, size=size, think=think, progress=self._progress())
+
+    def latent(self, painted: Tensor) -> dict[str, Tensor]:
+        """A painting's latent [16, h, w] -> LATENT as ComfyUI has it in this model's space, neither scaled nor shifted.
+
+        [1, 16, h, w]; [1, 16, 1, h, w] where the autoencoder is one for video.
+        """
+        latents = LATENT_FORMATS[self.model.latent_space]()
+        plain = latents.process_out(_batch(painted, latents))
+        return {"samples": plain.to(mm.intermediate_device(), torch.float32)}
 
     @contextmanager
     def _ready(self, memory_required: int, reading: HostedReading | None = None) -> Iterator[None]:
         """Have the manager load what a run needs, and make room for so many bytes beside it."""
         whole = [self.vae_patcher]
         if reading is not None:
-            if reading.owner is not self:
-                raise SettingsError(
-                    f"it was made by another model ({reading.owner}, not {self})",
-                    where="reading",
-                    fix="Connect one and the same Load Unified Model to Read Images and to this node",
-                )
             whole.append(reading.patcher)
         mm.load_models_gpu([self.patcher, *whole], memory_required=memory_required)
         for patcher in whole:  # their layers do not follow their input from device to device
@@ -154,37 +140,24 @@ class HostedModel:
         ms: dict[str, float] = {}
         for picture in pictures:
             mm.throw_exception_if_processing_interrupted()
-            known = self._recent.get(_content(picture))
+            known = self._recent.find(picture)
             encoding = self.model.encode(picture) if known is None else Encoding((known,)).to(self.model.device)
             items += encoding.items
             ms = Report(ms=encoding.ms).after(Report(ms=ms)).ms
         return Encoding(tuple(items), ms)
 
-    def _remember(self, pictures: Sequence[Tensor], encoding: Encoding) -> None:
-        for picture, encoded in zip(pictures, encoding.to(torch.device("cpu")).pictures, strict=True):
-            key = _content(picture)
-            self._recent[key] = encoded
-            self._recent.move_to_end(key)
-        while len(self._recent) > RECENT_PICTURES:
-            self._recent.popitem(last=False)
+    def _own(self, reading: HostedReading) -> Reading:
+        """The core's reading; refuses that of another model."""
+        if reading.owner is not self:
+            raise SettingsError(
+                f"it was made by another model ({reading.owner}, not {self})",
+                where="reading",
+                fix="Connect one and the same Load Unified Model to Read Images and to this node",
+            )
+        return reading.reading
 
-    def _painting_bytes(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
-        config = self.model.config
-        latent = size[0] * size[1] // (config.latent_downsample * config.latent_patch) ** 2
-        branches = BRANCHES if sampling.batch_guidance else 1
-        thought = think.max_tokens * self.model.cost.kv_bytes if think is not None else 0
-        return thought + max(
-            footprint.decoder_bytes(branches * latent, config, self._itemsize),
-            footprint.vae_bytes(size, self._vae_itemsize, decode=True),
-        )
-
-    @property
-    def _itemsize(self) -> int:
-        return self.model.network.compute_dtype.itemsize
-
-    @property
-    def _vae_itemsize(self) -> int:
-        return next(self.model.vae.parameters()).dtype.itemsize
+    def _progress(self) -> Progress:
+        return Progress(self.model.latent_space)
 
 
 class ReadingState(nn.Module):
@@ -223,7 +196,7 @@ class HostedReading:
     @property
     def size(self) -> Size:
         """Width and height of an edit of it, unless another size is asked for."""
-        return self.reading.size or (self.owner.model.config.vae_resize.max_side,) * 2
+        return self.reading.size or self.owner.model.default_size
 
     def account(self) -> None:
         """Tell the manager how large the reading has become, all of it being on the device."""
@@ -231,9 +204,14 @@ class HostedReading:
 
 
 class Progress:
-    """Drives ComfyUI's progress bar and latent preview; raises where the user has cancelled."""
+    """Drives ComfyUI's progress bar and latent preview; raises where the user has cancelled.
 
-    def __init__(self) -> None:
+    Args:
+        space: what the previewed latents mean.
+    """
+
+    def __init__(self, space: LatentSpace) -> None:
+        self._latents = LATENT_FORMATS[space]()
         self._stage = ""
         self._bar: Any = None
         self._previewer: Any = None
@@ -244,10 +222,10 @@ class Progress:
         if stage != self._stage:
             self._stage, self._bar = stage, comfy.utils.ProgressBar(total)
             if preview is not None:
-                self._previewer = latent_preview.get_previewer(preview.device, comfy.latent_formats.Flux())
+                self._previewer = latent_preview.get_previewer(preview.device, self._latents)
         picture = None
         if preview is not None and self._previewer is not None:
-            picture = self._previewer.decode_latent_to_preview_image("JPEG", preview.unsqueeze(0))
+            picture = self._previewer.decode_latent_to_preview_image("JPEG", _batch(preview, self._latents))
         self._bar.update_absolute(done, total, picture)
 
 
@@ -269,21 +247,24 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
     alive = _alive.get(key)
     if alive is not None:
         return alive
-    kept_as = WEIGHTS.get(weights) or _stored_dtype(path, vae)
+    kept_as = WEIGHTS.get(weights) or umm.stored_dtype(path)
     allowed = [torch.float16, torch.float32] if kept_as == torch.float16 else [torch.bfloat16, torch.float32]
     compute = mm.unet_manual_cast(kept_as, device, allowed) or kept_as
     operations = comfy.ops.pick_operations(kept_as, compute, load_device=device)
-    parts = load_parts(path, dtype=compute, weight_dtype=kept_as, vae=vae, device=offload_device, operations=operations)
+    model = umm.load(
+        path,
+        device=device,
+        weights_device=offload_device,
+        dtype=compute,
+        weight_dtype=kept_as,
+        vae=vae,
+        operations=operations,
+    )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
-        mm.archive_model_dtypes(parts.network)
-    hosted = HostedModel(Bagel(parts, device), name, offload_device)
+        mm.archive_model_dtypes(model.network)
+    hosted = HostedModel(model, name, offload_device)
     _alive[key] = hosted
     return hosted
-
-
-def _stored_dtype(path: Path, vae: Path | None) -> torch.dtype:
-    """The type of a decoder matrix in the file; bf16 where it is one that loading will refuse."""
-    return FLOATS.get(find_parts(path, vae).network[NETWORK_MARK].dtype, torch.bfloat16)
 
 
 def register_folder() -> None:
@@ -309,15 +290,6 @@ def image(pixels: Tensor) -> Tensor:
     return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
 
 
-def latent(scaled: Tensor) -> dict[str, Tensor]:
-    """A latent as the decoder has it, [16, h, w] -> LATENT as FLUX has it, neither scaled nor shifted."""
-    plain = comfy.latent_formats.Flux().process_out(scaled)
-    return {"samples": plain.unsqueeze(0).to(mm.intermediate_device(), torch.float32)}
-
-
-def _content(picture: Tensor) -> bytes:
-    """A short name for a picture's shape and pixels."""
-    pixels = picture.detach().to("cpu", torch.float32).contiguous()
-    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
-    digest.update(pixels.numpy().data)
-    return digest.digest()
+def _batch(latent: Tensor, latents: comfy.latent_formats.LatentFormat) -> Tensor:
+    """[16, h, w] -> [1, 16, h, w], or [1, 16, 1, h, w] in the format of a video model, which has frames."""
+    return latent.unsqueeze(0) if latents.latent_dimensions == 2 else latent[None, :, None]

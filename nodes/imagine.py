@@ -26,12 +26,13 @@ class Imagine(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
+        own = "the model's own (1024 for the released ones)."
         return io.Schema(
             node_id="G2TRImagine",
             display_name="Imagine (G²TR)",
             category=CATEGORY,
             description="Paints a picture from a text.",
-            search_aliases=["g2tr", "bagel", "text to image", "txt2img", "t2i", "generate image"],
+            search_aliases=["g2tr", "bagel", "internvl", "text to image", "txt2img", "t2i", "generate image"],
             inputs=[
                 model_input(),
                 io.String.Input(
@@ -41,12 +42,12 @@ class Imagine(io.ComfyNode):
                     placeholder="What should the picture show?",
                     tooltip="What the picture should show, in whole sentences.",
                 ),
-                size_input("width", 1024, 16, ".", advanced=False),
-                size_input("height", 1024, 16, ".", advanced=False),
+                size_input("width", own, advanced=False),
+                size_input("height", own, advanced=False),
                 seed_input("Which variant to paint. The same seed gives the same picture on every machine."),
                 steps_input(),
                 text_scale_input(),
-                *sampler_inputs(interval_start=0.4, renorm="global"),
+                *sampler_inputs(own_start="0.4 for BAGEL, 0 for InternVL-U", own_renorm="global"),
             ],
             outputs=painting_outputs(),
         )
@@ -58,9 +59,10 @@ class Imagine(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: host.HostedModel, prompt: str, width: int = 1024, height: int = 1024, **sampler: Any
+        cls, model: host.HostedModel, prompt: str, width: int = 0, height: int = 0, **sampler: Any
     ) -> io.NodeOutput:
         """Paint."""
-        sampling, think = settings(image_scale=1.0, **sampler)
-        painting = model.imagine(prompt, sampling, (width, height), think)
-        return packed(painting, painting.report)
+        sampling, think = settings(model.model, "imagine", **sampler)
+        own_width, own_height = model.model.default_size
+        painting = model.imagine(prompt, sampling, (width or own_width, height or own_height), think)
+        return packed(model, painting, sampling)

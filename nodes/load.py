@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..g2tr_core.errors import CheckpointError
 from . import host, model_files
-from .model_files import BESIDE, EMBEDDED
+from .model_files import BESIDE, EMBEDDED_BAGEL
 from .sockets import CATEGORY, Model
 
 WEIGHTS = ("auto", "bf16", "fp16", "fp32", "fp8")
@@ -24,31 +24,32 @@ class LoadModel(io.ComfyNode):
             node_id="G2TRLoadModel",
             display_name="Load Unified Model (G²TR)",
             category=CATEGORY,
-            description="Loads a model that reads, answers and paints, such as BAGEL-7B-MoT. ComfyUI's memory manager "
-            "decides how much of it is on the GPU.",
-            search_aliases=["bagel", "g2tr", "multimodal loader", "vlm loader", "checkpoint"],
+            description="Loads a model that reads, answers and paints: BAGEL-7B-MoT or InternVL-U. ComfyUI's memory "
+            "manager decides how much of it is on the GPU.",
+            search_aliases=["bagel", "internvl", "g2tr", "multimodal loader", "vlm loader", "checkpoint"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=list(model_files.checkpoints()),
-                    default=EMBEDDED,
-                    tooltip="A released folder or a single .safetensors file in models/unified_models; BAGEL files in "
-                    "diffusion_models and checkpoints are found too. The embedded demo is tiny and has random "
-                    "weights: it shows that everything runs, what it says and paints is noise.",
+                    default=EMBEDDED_BAGEL,
+                    tooltip="A released folder or a single .safetensors file in models/unified_models; what lies in "
+                    "diffusion_models and checkpoints is found too. The embedded demos are tiny: they show that "
+                    "everything runs and what it costs, not what a real model can do.",
                 ),
                 io.Combo.Input(
                     "weights",
                     options=list(WEIGHTS),
                     default="auto",
                     tooltip="What the weights are kept as. auto: as the file has them. bf16 needs 29 GB for "
-                    "BAGEL-7B-MoT, fp8 about 16 GB. What does not fit on the GPU is offloaded: only slower.",
+                    "BAGEL-7B-MoT and about 8 GB for InternVL-U, fp8 little more than half. What does not fit on the "
+                    "GPU is offloaded: only slower.",
                 ),
                 io.Combo.Input(
                     "vae",
                     options=[BESIDE, *model_files.autoencoders()],
                     default=BESIDE,
-                    tooltip="The autoencoder, where it is not in the model's file or folder: FLUX's ae.safetensors in "
-                    "models/vae.",
+                    tooltip="The autoencoder, where it is not in the model's file or folder: a file in models/vae, "
+                    "FLUX's ae.safetensors for BAGEL, that of the released vae folder for InternVL-U.",
                     advanced=True,
                 ),
             ],

@@ -1,7 +1,7 @@
 """Which files and folders the loader offers, by the names that workflows keep.
 
-In the pack's own folder everything is offered. In ComfyUI's usual folders, where all kinds of models lie, only files
-whose header names a tensor that BAGEL alone has, and released folders.
+In the pack's own folder everything is offered. In ComfyUI's usual folders, where all kinds of models lie, only what the
+core knows by a file's header. A file of a released folder stands for the whole folder.
 """
 
 from __future__ import annotations
@@ -9,34 +9,33 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ..g2tr_core.embedded import CHECKPOINT
+from ..g2tr_core import umm
+from ..g2tr_core.embedded import CHECKPOINT, INTERNVLU
 from ..g2tr_core.errors import CheckpointError
-from ..g2tr_core.umm.bagel.layout import NETWORK_MARK
 from . import host
 
-EMBEDDED = "embedded demo (tiny, random weights)"
+EMBEDDED_BAGEL, EMBEDDED_INTERNVLU = "embedded demo (BAGEL, tiny)", "embedded demo (InternVL-U, tiny)"
+EMBEDDED = {EMBEDDED_BAGEL: CHECKPOINT, EMBEDDED_INTERNVLU: INTERNVLU}
 BESIDE = "beside the model"
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")
-RELEASED_MARK = "llm_config.json"
-LARGEST_HEADER = 2**24  # bytes; BAGEL's has about 200,000
-BELONGS = "A released folder (ema.safetensors, ae.safetensors, llm_config.json, vit_config.json, tokenizer files) or a "
-BELONGS += "single .safetensors file belongs there; then press R to refresh"
+BELONGS = "A released folder as it is (BAGEL: ema.safetensors, ae.safetensors, llm_config.json, vit_config.json, "
+BELONGS += "tokenizer files; InternVL-U: model_index.json and its subfolders) or a single .safetensors file belongs "
+BELONGS += "there; then press R to refresh"
+GET_VAE = "Put BAGEL's ae.safetensors (FLUX's autoencoder) or the file of InternVL-U's vae folder (Qwen-Image's) into "
+GET_VAE += f"models/vae, or choose '{BESIDE}'"
 
 Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of every file
 
 
 def checkpoints() -> dict[str, Path]:
-    """Every model by name: the embedded demo first, then those of the pack's own folder, then those elsewhere."""
-    found = {EMBEDDED: CHECKPOINT}
+    """Every model by name: the embedded demos first, then those of the pack's own folder, then those elsewhere."""
+    found = dict(EMBEDDED)
     for key in (host.MODEL_FOLDER, *USUAL_FOLDERS):
         own = key == host.MODEL_FOLDER
         for name, path in host.files(key).items():
-            folder = PurePosixPath(name).parent
-            label = "" if own else f"{key}/"
-            if folder.name and (path.parent / RELEASED_MARK).is_file():
-                found.setdefault(f"{label}{folder}", path.parent)
-            elif own or _is_bagel(path, path.stat().st_mtime_ns):
-                found.setdefault(f"{label}{name}", path)
+            if own or _is_known(path, path.stat().st_mtime_ns):
+                short, place = _released(name, path) or (name, path)
+                found.setdefault(short if own else f"{key}/{short}", place)
     return found
 
 
@@ -68,25 +67,29 @@ def autoencoder_path(name: str) -> Path | None:
         return None
     path = autoencoders().get(name)
     if path is None:
-        fix = f"Put ae.safetensors of BAGEL-7B-MoT (FLUX's autoencoder) into models/vae, or choose '{BESIDE}'"
-        raise CheckpointError(f"there is no autoencoder '{name}'", where="vae", fix=fix)
+        raise CheckpointError(f"there is no autoencoder '{name}'", where="vae", fix=GET_VAE)
     return path
 
 
 def stamp(*paths: Path | None) -> Stamp:
-    """What changes when one of these files, or a file in one of these folders, does."""
+    """What changes when one of these files, or a file anywhere in one of these folders, does."""
     given = [path for path in paths if path is not None]
-    files = [file for path in given for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [file for path in given for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     states = [(str(file), file.stat()) for file in files if file.is_file()]
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
+def _released(name: str, path: Path) -> tuple[str, Path] | None:
+    """Name and place of the released folder that a file belongs to; None where it stands for itself."""
+    folder = umm.release_of(path)
+    if folder is None:
+        return None
+    above = len(path.parts) - len(folder.parts)
+    short = PurePosixPath(*PurePosixPath(name).parts[:-above])
+    return (str(short), folder) if short.name else None
+
+
 @lru_cache(maxsize=4096)
-def _is_bagel(path: Path, changed: int) -> bool:
-    """Whether a file's header names BAGEL's generation weights. `changed` is its time, so that it is looked at anew."""
-    try:
-        with path.open("rb") as file:
-            length = min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)
-            return NETWORK_MARK.encode() in file.read(length)
-    except OSError:
-        return False
+def _is_known(path: Path, changed: int) -> bool:
+    """Whether a file holds a model that the core knows. `changed` is its time, so that it is looked at anew."""
+    return umm.model_of(path) is not None

@@ -1,7 +1,12 @@
-"""What the painting nodes share: the sampler's inputs, how they become settings, and how a painting becomes outputs."""
+"""What the painting nodes share: the sampler's inputs, how they become settings, and how a painting becomes outputs.
+
+Every number that the authors chose is 0 in the graph unless a person sets it: 0 is the model's own, so that a graph
+stays right when another model is loaded into it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,21 +14,23 @@ from comfy_api.latest import io
 from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.report import Report
 from ..g2tr_core.sampling import Guidance, Sampling
-from ..g2tr_core.umm.interface import Painting
+from ..g2tr_core.umm.interface import Painting, PaintTask, UnifiedModel
 from . import host
 from .sockets import report_output, thinking_output, verdict
 
-LONGEST_SIDE = 1024  # pixels, BAGEL's own limit
+LONGEST_SIDE = 1024  # pixels, what the models were trained with
+OWN = "model's own"
 
 
 def steps_input() -> Any:
     """Sampling steps."""
     return io.Int.Input(
         "steps",
-        default=50,
-        min=2,
+        default=0,
+        min=0,
         max=1000,
-        tooltip="Sampling steps. The authors use 50; 25 is often enough, below 15 details are lost.",
+        tooltip="Sampling steps; 0 is the model's own: 50 for BAGEL (25 are often enough), 20 for InternVL-U. Far "
+        "fewer lose details.",
     )
 
 
@@ -31,68 +38,83 @@ def text_scale_input() -> Any:
     """Text guidance."""
     return io.Float.Input(
         "text_scale",
-        default=4.0,
-        min=1.0,
+        default=0.0,
+        min=0.0,
         max=20.0,
         step=0.1,
         round=0.01,
-        tooltip="How strongly the picture follows the text (CFG). 4 to 8 suits most; 1 turns all guidance off: "
-        "faster and much weaker.",
+        tooltip="How strongly the picture follows the text (CFG); 0 is the model's own: 4 for BAGEL, 4.5 for "
+        "InternVL-U (3.5 with think). 4 to 8 suits most; 1 turns all guidance off: faster and much weaker.",
     )
 
 
-def size_input(side: str, default: int, least: int, meaning: str, *, advanced: bool) -> Any:
+def image_scale_input() -> Any:
+    """Image guidance."""
+    return io.Float.Input(
+        "image_scale",
+        default=0.0,
+        min=0.0,
+        max=20.0,
+        step=0.1,
+        round=0.01,
+        tooltip="How closely the result stays to the pictures that were read; 0 is the model's own: 2 (InternVL-U "
+        "with think: 1.5). 1.2 to 2 suits most; 1 turns it off.",
+    )
+
+
+def size_input(side: str, meaning: str, *, advanced: bool) -> Any:
     """A side of the result in pixels."""
     return io.Int.Input(
         side,
-        default=default,
-        min=least,
+        default=0,
+        min=0,
         max=LONGEST_SIDE,
         step=16,
-        tooltip=f"{side.capitalize()} of the result in pixels{meaning}",
+        tooltip=f"{side.capitalize()} of the result in pixels: 0 is {meaning}",
         advanced=advanced or None,
     )
 
 
-def sampler_inputs(interval_start: float, renorm: str) -> list[Any]:
-    """The advanced inputs, with defaults that differ between editing and text to image."""
+def sampler_inputs(own_start: str, own_renorm: str) -> list[Any]:
+    """The advanced inputs. What a model's own is differs between editing and text to image and is said in words."""
     return [
         io.Float.Input(
             "timestep_shift",
-            default=3.0,
-            min=0.1,
+            default=0.0,
+            min=0.0,
             max=20.0,
             step=0.1,
             round=0.01,
-            tooltip="Spends more steps on the layout (higher) or on details (lower); 1 spaces them evenly.",
+            tooltip="Spends more steps on the layout (higher) or on details (lower); 1 spaces them evenly; 0 is the "
+            "model's own: 3.",
             advanced=True,
         ),
         io.Float.Input(
             "interval_start",
-            default=interval_start,
+            default=0.0,
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Guidance acts from flow time 1 (noise) down to this time (0 is the finished picture). Higher "
-            "skips it for the last details, which is faster.",
+            tooltip="Guidance acts from flow time 1 (noise) down to this time. Higher skips it for the last details, "
+            f"which is faster; 0 is the model's own: {own_start}.",
             advanced=True,
         ),
         io.Float.Input(
             "interval_end",
-            default=1.0,
+            default=0.0,
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="The flow time from which guidance acts; 1 is the first step.",
+            tooltip="The flow time from which guidance acts; 1 is the first step; 0 is the model's own: 1.",
             advanced=True,
         ),
         io.Combo.Input(
             "renorm",
-            options=["global", "channel", "text_channel"],
-            default=renorm,
-            tooltip="How guidance is kept from burning out: scaled back over the whole picture (global), for each "
-            "token (channel), or for each token before image guidance (text_channel). If edits look blurred, try "
-            "global.",
+            options=[OWN, "global", "channel", "text_channel"],
+            default=OWN,
+            tooltip="How BAGEL's guidance is kept from burning out: scaled back over the whole picture (global), for "
+            "each token (channel), or for each token before image guidance (text_channel). Its own is "
+            f"{own_renorm}. If edits look blurred, try global. InternVL-U does not use it: it damps its first steps.",
             advanced=True,
         ),
         io.Float.Input(
@@ -101,7 +123,8 @@ def sampler_inputs(interval_start: float, renorm: str) -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="The least that guidance may be scaled back to; 1 turns that off.",
+            tooltip="The least that guidance may be scaled back to; 1 turns that off; 0 is the model's own: no limit. "
+            "InternVL-U does not use it.",
             advanced=True,
         ),
         io.Boolean.Input(
@@ -113,10 +136,11 @@ def sampler_inputs(interval_start: float, renorm: str) -> list[Any]:
         ),
         io.Int.Input(
             "max_think_tokens",
-            default=1000,
-            min=1,
+            default=0,
+            min=0,
             max=32768,
-            tooltip="Longest plan, in tokens of about four letters.",
+            tooltip="Longest plan, in tokens of about four letters; 0 is the model's own: 1000 for BAGEL, 200 for "
+            "InternVL-U.",
             advanced=True,
         ),
         io.Boolean.Input(
@@ -135,8 +159,8 @@ def painting_outputs() -> list[Any]:
         io.Image.Output("image", tooltip="The picture."),
         io.Latent.Output(
             "latent",
-            tooltip="The picture's latent, as FLUX has it: for VAE Decode, tiled decode or a second sampler with "
-            "FLUX's autoencoder.",
+            tooltip="The picture's latent for VAE Decode, tiled decode or a second sampler: as FLUX has it from BAGEL, "
+            "as Qwen-Image has it from InternVL-U, each with that autoencoder.",
         ),
         thinking_output(),
         report_output(),
@@ -144,33 +168,72 @@ def painting_outputs() -> list[Any]:
 
 
 def check_interval(interval_start: float | None, interval_end: float | None) -> bool | str:
-    """For `validate_inputs`; None is a value that is not known yet."""
-    low = 0.0 if interval_start is None else interval_start
-    high = 1.0 if interval_end is None else interval_end
-    return verdict(lambda: Guidance(interval=(low, high)))
+    """For `validate_inputs`; None is a value that is not known yet, 0 one that the model knows."""
+    return verdict(lambda: Guidance(interval=(interval_start or 0.0, interval_end or 1.0)))
 
 
 def settings(
+    model: UnifiedModel,
+    task: PaintTask,
     *,
     seed: int,
-    steps: int,
-    text_scale: float,
-    image_scale: float,
-    timestep_shift: float,
-    interval_start: float,
-    interval_end: float,
-    renorm: Any,
-    renorm_min: float,
-    think: bool,
-    max_think_tokens: int,
-    batch_guidance: bool,
+    steps: int = 0,
+    text_scale: float = 0.0,
+    image_scale: float = 0.0,
+    timestep_shift: float = 0.0,
+    interval_start: float = 0.0,
+    interval_end: float = 0.0,
+    renorm: Any = OWN,
+    renorm_min: float = 0.0,
+    think: bool = False,
+    max_think_tokens: int = 0,
+    batch_guidance: bool = True,
 ) -> tuple[Sampling, Decoding | None]:
-    """A painting node's inputs as the core's settings: how to paint, and how to think, if at all."""
-    guidance = Guidance(text_scale, image_scale, (interval_start, interval_end), renorm, renorm_min)
-    sampling = Sampling(steps, timestep_shift, guidance, seed, batch_guidance)
-    return sampling, Decoding(max_think_tokens, seed=seed) if think else None
+    """A painting node's inputs as the core's settings: how to paint, and how to think, if at all.
+
+    Args:
+        model: fills in what is 0, or `OWN`.
+        task: what is painted.
+
+    Raises:
+        SettingsError: a value is outside the core's limits.
+    """
+    own = model.default_sampling(task, think=think)
+    low, high = own.guidance.interval
+    guidance = Guidance(
+        text_scale=text_scale or own.guidance.text_scale,
+        image_scale=image_scale or own.guidance.image_scale,
+        interval=(interval_start or low, interval_end or high),
+        renorm=own.guidance.renorm if renorm == OWN else renorm,
+        renorm_min=renorm_min or own.guidance.renorm_min,
+    )
+    sampling = Sampling(steps or own.steps, timestep_shift or own.timestep_shift, guidance, seed, batch_guidance)
+    longest = max_think_tokens or model.thinking.max_tokens
+    return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if think else None
 
 
-def packed(painting: Painting, report: Report) -> io.NodeOutput:
-    """A painting as outputs: IMAGE [1, H, W, 3], LATENT [1, 16, h, w], thinking, report."""
-    return io.NodeOutput(host.image(painting.pixels), host.latent(painting.latent), painting.thinking, report)
+def packed(
+    model: host.HostedModel, painting: Painting, sampling: Sampling, before: Report | None = None
+) -> io.NodeOutput:
+    """A painting as outputs: IMAGE [1, H, W, 3], LATENT, thinking, report.
+
+    Args:
+        model: that painted.
+        painting: what it painted.
+        sampling: how; the report names it, for the graph shows 0 where the model's own holds.
+        before: what reading cost.
+    """
+    report = painting.report if before is None else painting.report.after(before)
+    report = replace(report, notes=[*report.notes, in_words(sampling)])
+    return io.NodeOutput(host.image(painting.pixels), model.latent(painting.latent), painting.thinking, report)
+
+
+def in_words(sampling: Sampling) -> str:
+    """The settings that a picture was painted with, in a line."""
+    guidance = sampling.guidance
+    low, high = guidance.interval
+    return (
+        f"painted with: steps {sampling.steps}, text_scale {guidance.text_scale:g}, "
+        f"image_scale {guidance.image_scale:g}, timestep_shift {sampling.timestep_shift:g}, "
+        f"guidance from {low:g} to {high:g}, seed {sampling.seed}"
+    )

@@ -19,6 +19,7 @@ from .sockets import (
     model_input,
     reduction_input,
     report_output,
+    shown_again,
 )
 
 
@@ -28,7 +29,7 @@ class Read(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRRead",
             display_name="Read Images (G²TR)",
             category=CATEGORY,
@@ -49,7 +50,8 @@ class Read(io.ComfyNode):
                 io.Boolean.Input(
                     "think",
                     default=False,
-                    tooltip="Prepare for Ask or Edit Image with think on, which begin with other words.",
+                    tooltip="Prepare for Ask or Edit Image with think on, which begin with other words. InternVL-U "
+                    "needs no preparation, and does not think before answers.",
                     advanced=True,
                 ),
             ],
@@ -63,6 +65,7 @@ class Read(io.ComfyNode):
                 _listed(report_output()),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
     def execute(

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..g2tr_core.reduction import Reduction
-from .sockets import CATEGORY, ReductionSettings, ReductionSocket, verdict
+from .sockets import CATEGORY, ReductionSettings, ReductionSocket
 
 
 class ReductionNode(io.ComfyNode):
@@ -112,17 +112,6 @@ class ReductionNode(io.ComfyNode):
             ],
             outputs=[ReductionSocket.Output("reduction", tooltip="The settings, for Read Images.")],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, keep_ratio: float | None = None, budget: str | None = None, auto_min_ratio: float | None = None
-    ) -> bool | str:
-        """Refuse limits that contradict each other. Linked values are not known yet and count as the defaults."""
-        given = {"keep_ratio": keep_ratio, "budget": budget, "auto_min_ratio": auto_min_ratio}
-        known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if keep_ratio is None:
-            known["keep_ratio"] = 1.0
-        return verdict(lambda: Reduction(**known))
 
     @classmethod
     def execute(

@@ -8,7 +8,7 @@ from ..g2tr_core.images import to_tensor
 from ..g2tr_core.report import Report
 from ..g2tr_core.report_plot import plot_times
 from . import host
-from .sockets import CATEGORY, ReportSocket
+from .sockets import CATEGORY, ReportSocket, shown_again
 
 
 class ReportNode(io.ComfyNode):
@@ -17,7 +17,7 @@ class ReportNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRReport",
             display_name="Report (G²TR)",
             category=CATEGORY,
@@ -30,6 +30,7 @@ class ReportNode(io.ComfyNode):
                 io.Image.Output("plot", tooltip="Where the time went, a bar for every stage."),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
     def execute(cls, report: Report) -> io.NodeOutput:

@@ -105,6 +105,12 @@ def report_output() -> Any:
     )
 
 
+def shown_again(schema: io.Schema) -> io.Schema:
+    """Have ComfyUI send what a node shows also where its result comes from the cache; its older versions do not."""
+    schema.has_intermediate_output = True  # they do not know the argument either
+    return schema
+
+
 def verdict(settings: Callable[[], Any]) -> bool | str:
     """For `validate_inputs`: True, or what the core says against these settings."""
     try:

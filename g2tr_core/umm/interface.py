@@ -1,7 +1,8 @@
 """What every unified multimodal model offers, and what it hands back.
 
 A model reads pictures once (`read`), and the reading then serves any number of questions (`answer`), instructions
-(`edit`) and seeds. The command line and the ComfyUI nodes know models only through this page.
+(`edit`) and seeds. The command line and the ComfyUI nodes know models only through this page. `model.PictureModel` has
+what all models do alike.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..decoding import Decoding
 from ..reduction import Reduction
-from ..report import Report
+from ..report import Change, Report
 from ..sampling import Sampling
+
+if TYPE_CHECKING:
+    from .reading import Encoding
 
 Source = Image.Image | Tensor | Path
 """A picture: a PIL image, a ComfyUI image tensor [H, W, C] in 0 … 1, or the path of a file."""
@@ -28,6 +32,12 @@ Input = Source | str
 
 Purpose = Literal["answer", "edit"]
 PaintTask = Literal["edit", "imagine"]
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has it."""
+
+LatentSpace = Literal["flux", "qwen-image"]
+"""Whose autoencoder made a latent: what `Painting.latent` and previews mean."""
 
 
 class Progress(Protocol):
@@ -87,23 +97,99 @@ class TokenView:
     scores: Tensor | None
 
 
+@dataclass(frozen=True)
+class SizeRange:
+    """What a side of a painting may be, in pixels: a multiple of `step` from `smallest` to `largest`."""
+
+    smallest: int
+    largest: int
+    step: int
+
+
 class Reading(Protocol):
     """Pictures (and texts between them), read once; knows what that cost."""
 
+    encoding: Encoding
     report: Report
+
+    @property
+    def size(self) -> Size | None:
+        """Of an edit's result, unless another one is asked for: that of the last picture."""
+
+    @property
+    def visual_tokens(self) -> Change:
+        """Of all pictures, before and after the reduction."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+
+    def to(self, device: torch.device) -> None:
+        """Move all of it. Must not happen while the model works on the reading."""
 
     def token_views(self) -> list[TokenView]:
         """One a picture."""
 
 
-class UnifiedModel(Protocol):
-    """A model that reads, answers and paints."""
+class Footprint(Protocol):
+    """Bytes that a run needs beside the weights, on the safe side: for memory managers, which make room first."""
 
+    def reading(self, sizes: Sequence[Size], purpose: Purpose) -> int:
+        """Reading pictures of these sizes together."""
+
+    def answering(self, decoding: Decoding) -> int:
+        """Answering a question about a reading that is there."""
+
+    def editing(self, reading: Reading, size: Size, sampling: Sampling, think: Decoding | None) -> int:
+        """Painting a reading that is there anew, at this size."""
+
+    def imagining(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
+        """Painting from a text."""
+
+
+class UnifiedModel(Protocol):
+    """A model that reads, answers and paints.
+
+    Attributes:
+        device: where contexts, rows and inputs are made, and so where results are. May be set at any time; the weights
+            may lie elsewhere where their layers follow their input (`operations` of a memory manager).
+        thinking: how the authors let it think.
+        latent_space: what its latents mean.
+    """
+
+    thinking: ClassVar[Decoding]
+    latent_space: ClassVar[LatentSpace]
     device: torch.device
-    thinking: Decoding  # how the authors let it think
+
+    @property
+    def network(self) -> nn.Module:
+        """All weights but the autoencoder's."""
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of activations and KV caches."""
+
+    @property
+    def default_size(self) -> Size:
+        """Of a painting where nothing else says one."""
+
+    @property
+    def sides(self) -> SizeRange:
+        """What `edit` and `imagine` take as sides."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """How much memory runs need."""
 
     def default_sampling(self, task: PaintTask, *, think: bool = False) -> Sampling:
-        """The authors' settings for a task."""
+        """The authors' settings for a task, or those that the checkpoint brings."""
+
+    def encode(self, inputs: Any) -> Encoding:
+        """What the encoders say of pictures: the part of `read` that no setting changes."""
 
     def read(
         self,
@@ -115,7 +201,7 @@ class UnifiedModel(Protocol):
         importance: Sequence[Tensor | None] | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Read pictures; the expensive part, independent of any question."""
+        """Read pictures, or an `Encoding` of them; the expensive part, independent of any question."""
 
     def answer(
         self,
@@ -134,21 +220,21 @@ class UnifiedModel(Protocol):
         instruction: str,
         sampling: Sampling | None = None,
         *,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         think: Decoding | None = None,
         noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Painting:
-        """Paint a reading anew as the instruction says."""
+        """Paint a reading anew as the instruction says; None is the reading's size and the default sampling."""
 
     def imagine(
         self,
         prompt: str,
         sampling: Sampling | None = None,
         *,
-        size: tuple[int, int] = (1024, 1024),
+        size: Size | None = None,
         think: Decoding | None = None,
         noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Painting:
-        """Paint from a text alone."""
+        """Paint from a text alone; None is the default size and sampling."""

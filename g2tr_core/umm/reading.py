@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..reduction import Reduced, Reduction, importance_on_grid, reduce
 from ..report import Change, Report, Stopwatch
-from .interface import Progress, TokenView
+from .interface import Progress, Size, TokenView
 
 Grid = tuple[int, int]
 
@@ -30,7 +30,7 @@ class Prepared(Protocol):
         """[3, H, W] of -1 … 1 for the autoencoder."""
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Width and height for the autoencoder, and of an edit."""
 
     @property
@@ -104,7 +104,7 @@ class PictureReading:
     report: Report = field(default_factory=Report)
 
     @property
-    def size(self) -> tuple[int, int] | None:
+    def size(self) -> Size | None:
         """Width and height of an edit's result: those of the last picture."""
         pictures = self.encoding.pictures
         return pictures[-1].prepared.size if pictures else None

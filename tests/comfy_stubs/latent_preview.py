@@ -12,8 +12,8 @@ enabled = False
 
 class _Previewer:
     def decode_latent_to_preview_image(self, preview_format: str, x0: Tensor) -> tuple[str, Image.Image, int]:
-        batch, channels, height, width = x0.shape
-        assert (batch, channels) == (1, 16)
+        batch, channels, *frames, height, width = x0.shape
+        assert (batch, channels) == (1, 16) and frames in ([], [1])
         return preview_format, Image.new("RGB", (width, height)), 512
 
 

@@ -104,7 +104,7 @@ class Replay:
 
     def _reading(self, encoding: Encoding, reduced: list) -> Reading:
         parts = [p.features if r is None else r.features for p, r in zip(encoding.pictures, reduced, strict=True)]
-        visual = torch.cat(parts) if parts else self.prompting.blank().visual
+        visual = torch.cat(parts) if parts else self.model.blank().visual
         return Reading(encoding, Reduction(keep_ratio=1.0), tuple(reduced), visual=visual)
 
     def _reduced(self, stage: int, pictures: list[EncodedPicture], latents: list) -> Pack | None:
@@ -186,7 +186,7 @@ class Replay:
             height, width = (side // 8 for side in picture.prepared.vae_pixels.shape[1:])
             picture.latent = latent[:, :height, :width]
         shown = [self._readings(pack), self._readings(pack, len(pictures))]
-        nothing = [self.prompting.blank() for _ in self.prompts]
+        nothing = [self.model.blank() for _ in self.prompts]
         self.conditions, ids, plain = [], [], []
         for kind, readings in enumerate((*shown, nothing)):
             for index, reading in enumerate(readings):

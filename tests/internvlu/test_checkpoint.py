@@ -97,6 +97,14 @@ def test_single_files(tiny: InternVLU, folder: Path, prefixes: dict[str, str]) -
         torch.testing.assert_close(latent(model), latent(tiny), atol=1e-4, rtol=0)
 
 
+def test_another_autoencoder_goes_before_the_one_in_the_file(tiny: InternVLU, folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    shutil.copytree(folder / "vae", elsewhere)
+    file = repack(folder, dict.fromkeys(PARTS, ""))
+    model = InternVLU.load(file, dtype=torch.float32, vae=elsewhere)
+    torch.testing.assert_close(latent(model), latent(tiny), atol=1e-4, rtol=0)
+
+
 def test_shards_and_parts_from_elsewhere(tiny: InternVLU, folder: Path, tmp_path: Path) -> None:
     path = weights_of(folder, "vlm")
     tensors = load_file(path)
@@ -250,10 +258,10 @@ def test_bad_checkpoints_are_refused(folder: Path, spoil: Callable[[Path], objec
 
 
 def test_a_tokenizer_without_the_signs_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    from g2tr_core.embedded import CHECKPOINT
+    from tests.goldens import BAGEL_TINY
 
     with pytest.raises(CheckpointError, match="lacks") as caught:
-        InternVLU.load(checkpoint, tokenizer=CHECKPOINT)
+        InternVLU.load(checkpoint, tokenizer=BAGEL_TINY)
     assert caught.value.fix
 
 

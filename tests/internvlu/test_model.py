@@ -215,3 +215,11 @@ def test_running_out_of_memory_is_advice(tiny: InternVLU, monkeypatch: pytest.Mo
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     monkeypatch.undo()
     assert tiny.edit(reading, "Red.", QUICK).pixels.isfinite().all()
+
+
+def test_what_is_made_follows_the_device(tiny: InternVLU) -> None:
+    """A memory manager may change it at any time."""
+    moved = copy(tiny)
+    moved.device = torch.device("meta")
+    assert moved.prompting.device.type == moved.blank().visual.device.type == "meta"
+    assert tiny.blank().visual.device.type == "cpu"

@@ -40,7 +40,7 @@ def test_public_calls(case: Case) -> None:
     keys = [key for entry in [record["image"]] if entry for key in (entry[0] if isinstance(entry, list) else entry)]
     pictures: list[Path] = [next(folder.glob(f"{key}_*")) for key in keys]
     if record["mode"] == "text":
-        reading = model.read(pictures) if pictures else model.prompting.blank()
+        reading = model.read(pictures) if pictures else model.blank()
         answer = model.answer(reading, record["prompt"], decoding=Decoding(kwargs["max_new_tokens"]))
         assert answer.text == record["generated_text"][0]
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from g2tr_core.umm.internvlu.checkpoint import transformers_names
 from g2tr_core.umm.internvlu.config import InternVLUConfig
 from g2tr_core.umm.internvlu.decoder import TimeEmbedder
 from g2tr_core.umm.internvlu.guidance import damped, solver
+from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.internvlu.network import InternVLUNetwork
 from g2tr_core.umm.internvlu.sizes import read_config
 from g2tr_core.umm.internvlu.vae import Autoencoder
@@ -186,3 +189,21 @@ def test_released_names_and_shapes(root: Path) -> None:
     assert ours == {name: tensor.shape for name, tensor in transformers_names(stored).items()}
     autoencoder = Autoencoder(96, device="meta").kl.state_dict()
     assert {name: list(tensor.shape) for name, tensor in autoencoder.items()} == keys["vae"]
+
+
+def test_a_picture_that_does_not_fit_is_decoded_in_tiles(tiny: InternVLU, monkeypatch: Any, caplog: Any) -> None:
+    """Full decode runs out of memory; the tiles together show the same picture but for their seams."""
+    vae = copy(tiny.vae)
+    vae.kl = copy(vae.kl)
+    latent = torch.nn.functional.interpolate(torch.randn(1, 16, 12, 16), scale_factor=4, mode="bicubic")[0]
+    whole = vae.decode(latent)
+    assert not caplog.records
+
+    def nothing_left(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(vae.kl, "decode", nothing_left)
+    tiled = vae.decode(latent)
+    assert tiled.shape == whole.shape and "tiles" in caplog.text
+    assert (tiled - whole).abs().mean() < 0.25 * whole.std()
+    assert tiled.abs().max() <= 1

@@ -1,4 +1,4 @@
-"""A models folder with a checkpoint that sees small pictures, and nodes that run as in a graph."""
+"""A models folder with a checkpoint of every model that sees small pictures, and nodes that run as in a graph."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from g2tr_core.embedded import CHECKPOINT, PHOTO
+from g2tr_core.embedded import INTERNVLU, PHOTO
 from g2tr_core.images import open_image, to_tensor
+from tests.goldens import BAGEL_TINY
 from tests.nodes.graph import run
 from tests.pack import module, pack
 
@@ -31,12 +32,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's models folder: unified_models/sub/small is a released folder."""
+    """ComfyUI's models folder: unified_models/sub/small and unified_models/InternVL-U are released folders."""
     root = tmp_path_factory.mktemp("models")
     small = root / "unified_models" / "sub" / "small"
-    shutil.copytree(CHECKPOINT, small)
+    shutil.copytree(BAGEL_TINY, small)
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps({**config, "g2tr": SMALL}))
+    shutil.copytree(INTERNVLU, root / "unified_models" / "InternVL-U")
     extension = asyncio.run(pack().comfy_entrypoint())
     import folder_paths
 
@@ -49,9 +51,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", params=["sub/small", "InternVL-U"], ids=["bagel", "internvlu"])
+def checkpoint(request: pytest.FixtureRequest) -> str:
+    """A model's name in the loader; tests that take it, or `model`, run for every model."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def model(models: Path) -> Any:
-    return run("G2TRLoadModel", checkpoint="sub/small")[0][0]
+def model(models: Path, checkpoint: str) -> Any:
+    return run("G2TRLoadModel", checkpoint=checkpoint)[0][0]
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.embedded import INTERNVLU
+from tests.goldens import BAGEL_TINY
 from tests.nodes.graph import QUICK, SHORT, edit, read, run
 from tests.pack import error, module, nodes
 
@@ -26,9 +27,16 @@ def reading(model: Any, photo: torch.Tensor, half: Any) -> Any:
     return read(model, {"image1": photo}, reduction=half)[0][0]
 
 
-def test_weights_are_kept_as_the_file_has_them(model: Any) -> None:
-    weight = model.model.network.language_model.model.layers[0].self_attn.q_proj.weight
-    assert weight.dtype == torch.bfloat16 and model.model.network.compute_dtype == torch.float32
+def matrix(hosted: Any) -> torch.Tensor:
+    """One of the matrices that make up the language model."""
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    (found,) = (weight for key, weight in hosted.model.network.named_parameters() if key.endswith(name))
+    return found
+
+
+def test_weights_are_kept_as_the_file_has_them(model: Any, checkpoint: str) -> None:
+    stored = {"sub/small": torch.bfloat16, "InternVL-U": torch.float32}
+    assert matrix(model).dtype == stored[checkpoint] and model.model.compute_dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.model.network.parameters())
 
 
@@ -41,16 +49,16 @@ def test_weights_are_kept_as_the_file_has_them(model: Any) -> None:
         ("fp8", torch.float8_e4m3fn),
     ],
 )
-def test_precisions(models: Path, weights: str, dtype: torch.dtype, photo: torch.Tensor) -> None:
-    model = run("G2TRLoadModel", checkpoint="sub/small", weights=weights)[0][0]
-    assert model.model.network.language_model.model.layers[0].mlp.up_proj.weight.dtype == dtype
+def test_precisions(models: Path, checkpoint: str, weights: str, dtype: torch.dtype, photo: torch.Tensor) -> None:
+    model = run("G2TRLoadModel", checkpoint=checkpoint, weights=weights)[0][0]
+    assert matrix(model).dtype == dtype
     assert run("G2TRAsk", model=model, reading=read(model, {"image1": photo})[0], question="What?", **SHORT)[0][0]
 
 
-def test_a_model_in_use_is_not_loaded_twice(model: Any, reading: Any, models: Path) -> None:
+def test_a_model_in_use_is_not_loaded_twice(model: Any, checkpoint: str, reading: Any, models: Path) -> None:
     """ComfyUI's cache may drop the loader's output and run it again while a reading is still there."""
-    assert run("G2TRLoadModel", checkpoint="sub/small")[0][0] is model
-    assert run("G2TRLoadModel", checkpoint="sub/small", weights="fp32")[0][0] is not model
+    assert run("G2TRLoadModel", checkpoint=checkpoint)[0][0] is model
+    assert run("G2TRLoadModel", checkpoint=checkpoint, weights="fp32")[0][0] is not model
 
 
 def test_what_a_run_needs_is_loaded_and_counted(model: Any, reading: Any, mm: Any) -> None:
@@ -125,10 +133,11 @@ def test_cancel_and_run_again(model, reading, photo, mm, node: str, monkeypatch:
 
 def test_progress_counts_steps_and_tokens(model: Any, reading: Any, shown: list) -> None:
     edit(model, reading, steps=5)
-    assert [(value, total) for value, total, _ in shown] == [(value, 4) for value in (1, 2, 3, 4)]
+    evaluations = 4 if model.model.latent_space == "flux" else 5  # BAGEL's authors count flow times
+    assert [(value, total) for value, total, _ in shown] == [(n, evaluations) for n in range(1, evaluations + 1)]
     shown.clear()
-    edit(model, reading, think=True, max_think_tokens=3)
-    assert [(value, total) for value, total, _ in shown][:3] == [(1, 3), (2, 3), (3, 3)] and shown[-1][:2] == (3, 3)
+    edit(model, reading, steps=5, think=True, max_think_tokens=3)
+    assert shown[0][:2] == (1, 3) and shown[-1][:2] == (evaluations, evaluations)
     shown.clear()
     run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)
     assert shown[-1][1] == 6 and all(preview is None for _, _, preview in shown)
@@ -143,58 +152,70 @@ def test_previews_follow_comfyuis_setting(model, reading, shown: list, monkeypat
     monkeypatch.setattr(latent_preview, "enabled", True)
     edit(model, reading)
     width, height = reading.size
-    assert [preview[1].size for _, _, preview in shown] == [(width // 8, height // 8)] * 3
+    assert {preview[1].size for _, _, preview in shown} == {(width // 8, height // 8)}
 
 
 def test_the_list_of_models(models: Path) -> None:
     files = module("nodes.model_files")
     own, others = models / "unified_models", models / "diffusion_models"
-    shutil.copy(CHECKPOINT / "ema.safetensors", others / "bagel_repack.safetensors")
-    shutil.copy(CHECKPOINT / "ae.safetensors", others / "something_else.safetensors")
+    shutil.copy(BAGEL_TINY / "ema.safetensors", others / "bagel_repack.safetensors")
+    shutil.copy(BAGEL_TINY / "ae.safetensors", others / "something_else.safetensors")
     (others / "cut.safetensors").write_bytes(b"\x01")
-    shutil.copytree(CHECKPOINT, models / "checkpoints" / "BAGEL")
-    shutil.copy(CHECKPOINT / "ema.safetensors", own / "single.safetensors")
+    shutil.copytree(BAGEL_TINY, models / "checkpoints" / "BAGEL")
+    shutil.copytree(INTERNVLU, models / "checkpoints" / "more" / "InternVL-U")
+    shutil.copytree(INTERNVLU / "vae", models / "checkpoints" / "SomeDiffusersModel" / "vae")
+    (models / "checkpoints" / "SomeDiffusersModel" / "model_index.json").write_text("{}")
+    shutil.copy(BAGEL_TINY / "ema.safetensors", own / "single.safetensors")
     (own / "notes.txt").write_text("not a model")
     try:
         found = list(files.checkpoints())
     finally:
-        shutil.rmtree(models / "checkpoints" / "BAGEL")
+        for folder in (models / "checkpoints").iterdir():
+            shutil.rmtree(folder)
         (own / "single.safetensors").unlink()
         for file in others.iterdir():
             file.unlink()
     assert found == [
-        files.EMBEDDED,
+        files.EMBEDDED_BAGEL,
+        files.EMBEDDED_INTERNVLU,
+        "InternVL-U",
         "single.safetensors",
         "sub/small",
         "diffusion_models/bagel_repack.safetensors",
         "checkpoints/BAGEL",
+        "checkpoints/more/InternVL-U",
     ]
 
 
-def test_a_changed_file_is_loaded_again(models: Path) -> None:
+@pytest.mark.parametrize(("name", "file"), [("sub/small", "extra.txt"), ("InternVL-U", "vlm/extra.txt")])
+def test_a_changed_file_is_loaded_again(models: Path, name: str, file: str) -> None:
     loader = nodes()["G2TRLoadModel"]
-    before = loader.fingerprint_inputs(checkpoint="sub/small", weights="auto")
-    assert loader.fingerprint_inputs(checkpoint="sub/small", weights="auto") == before
-    extra = models / "unified_models" / "sub" / "small" / "extra.txt"
+    before = loader.fingerprint_inputs(checkpoint=name, weights="auto")
+    assert loader.fingerprint_inputs(checkpoint=name, weights="auto") == before
+    extra = models / "unified_models" / name / file
     extra.write_text("x")
     try:
-        assert loader.fingerprint_inputs(checkpoint="sub/small", weights="auto") != before
+        assert loader.fingerprint_inputs(checkpoint=name, weights="auto") != before
     finally:
         extra.unlink()
 
 
-def test_an_autoencoder_from_its_own_folder(models: Path, photo: torch.Tensor) -> None:
-    shutil.copy(CHECKPOINT / "ae.safetensors", models / "vae" / "ae.safetensors")
+def test_an_autoencoder_from_its_own_folder(models: Path, checkpoint: str, photo: torch.Tensor) -> None:
+    own = {
+        "sub/small": BAGEL_TINY / "ae.safetensors",
+        "InternVL-U": INTERNVLU / "vae" / "diffusion_pytorch_model.safetensors",
+    }
+    shutil.copy(own[checkpoint], models / "vae" / "other.safetensors")
     try:
-        model = run("G2TRLoadModel", checkpoint="sub/small", vae="ae.safetensors")[0][0]
+        model = run("G2TRLoadModel", checkpoint=checkpoint, vae="other.safetensors")[0][0]
     finally:
-        (models / "vae" / "ae.safetensors").unlink()
+        (models / "vae" / "other.safetensors").unlink()
     assert edit(model, read(model, {"image1": photo})[0])[0][0].std() > 0.01
 
 
 def test_a_file_that_is_no_model_says_what_it_is(models: Path) -> None:
     wrong = models / "unified_models" / "ae_alone.safetensors"
-    shutil.copy(CHECKPOINT / "ae.safetensors", wrong)
+    shutil.copy(BAGEL_TINY / "ae.safetensors", wrong)
     try:
         with pytest.raises(error("CheckpointError"), match="autoencoder alone"):
             run("G2TRLoadModel", checkpoint="ae_alone.safetensors")
@@ -202,6 +223,7 @@ def test_a_file_that_is_no_model_says_what_it_is(models: Path) -> None:
         wrong.unlink()
 
 
-def test_the_embedded_model_is_always_there(models: Path) -> None:
-    model = run("G2TRLoadModel")[0][0]
-    assert "embedded demo" in str(model)
+def test_the_embedded_models_are_always_there(models: Path) -> None:
+    for name in module("nodes.model_files").EMBEDDED:
+        assert name in str(run("G2TRLoadModel", checkpoint=name)[0][0])
+    assert "embedded demo (BAGEL" in str(run("G2TRLoadModel")[0][0])

@@ -151,9 +151,11 @@ class ComfyServer:
         return Image.open(BytesIO(self.fetch(f"/view?{query}"))).convert("RGB")
 
     def free(self) -> None:
-        """What the buttons "unload models" and "free memory" do, and wait until it is done."""
+        """What the buttons "unload models" and "free memory" do; returns when it is done, or is not going to be."""
         self.fetch("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(3)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.probe()["HostedModel"]:
+            time.sleep(0.5)
 
     def run(self, prompt: Prompt, *, on_progress: Callable[[Run], None] | None = None) -> Run:
         """Run an API prompt to its end, listening.

@@ -41,7 +41,7 @@ def screenshots(server: ComfyServer) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     jobs = [{"name": path.stem, "run": True, "screenshot": str(SCREENSHOTS / _file_name(path))} for path in PROMPTS]
     in_editor(server, templates=jobs)
-    for path in SCREENSHOTS.glob("*.jpg"):
+    for path in (Path(job["screenshot"]) for job in jobs):
         picture = Image.open(path)
         picture.thumbnail(SCREENSHOT, Image.Resampling.LANCZOS)
         picture.save(path, quality=80, optimize=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.real.comfy_server import WORKFLOWS, Prompt
 
+BAGEL, INTERNVLU = "embedded demo (BAGEL, tiny)", "embedded demo (InternVL-U, tiny)"
+
 
 def template(name: str) -> Prompt:
     """The API prompt of a template."""
@@ -24,14 +26,19 @@ def changed(prompt: Prompt, kind: str, **inputs: Any) -> Prompt:
     return copied
 
 
-def small_edit() -> Prompt:
+def on(checkpoint: str, prompt: Prompt) -> Prompt:
+    """The same with another model."""
+    return changed(prompt, "G2TRLoadModel", checkpoint=checkpoint)
+
+
+def small_edit(checkpoint: str = BAGEL) -> Prompt:
     """The template for editing, on a picture of 256 pixels and with 4 steps."""
-    return _small(changed(template("Edit a picture"), "G2TREdit", steps=4))
+    return on(checkpoint, _small(changed(template("Edit a picture"), "G2TREdit", steps=4)))
 
 
-def small_question() -> Prompt:
+def small_question(checkpoint: str = BAGEL) -> Prompt:
     """The template for questions, on a picture of 256 pixels and with short answers."""
-    return _small(changed(template("Ask about a picture"), "G2TRAsk", max_tokens=8))
+    return on(checkpoint, _small(changed(template("Ask about a picture"), "G2TRAsk", max_tokens=8)))
 
 
 def _small(prompt: Prompt) -> Prompt:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...attention import rotary_table, rotate
-from ...context import Append
 from ...operations import Operations
 from .config import BagelConfig
 
@@ -31,6 +30,13 @@ class Memory(Protocol):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Query [B, n, H, D], key and value [B, n, H_kv, D] -> [B, n, H·D]."""
+
+
+class Remembering(Memory, Protocol):
+    """A memory that keeps what it is shown, such as `context.Append`."""
+
+    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Keep key and value [B, n, H_kv, D] without attending."""
 
 
 def apply(stream: Stream, module: Callable[[Tensor], Tensor]) -> Stream:
@@ -102,7 +108,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, C] -> [B, n, C]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
+        gate, up = F.silu(self.gate_proj(x)), self.up_proj(x)
+        gated = gate * up if torch.is_grad_enabled() else gate.mul_(up)  # [B, n, inner] is a decoder's largest tensor
+        out: Tensor = self.down_proj(gated)
         return out
 
 
@@ -131,7 +139,7 @@ class Layer(nn.Module):
             self._feed_forward(gen, gen_mixed, self.post_attention_layernorm_moe_gen, self.mlp_moe_gen),
         )
 
-    def remember(self, und: Stream, gen: Stream, rotary: Rotary, memory: Append, index: int) -> None:
+    def remember(self, und: Stream, gen: Stream, rotary: Rotary, memory: Remembering, index: int) -> None:
         """Only write keys and values: what is left to do in the last layer when nobody reads the output."""
         normed = apply(und, self.input_layernorm), apply(gen, self.input_layernorm_moe_gen)
         memory.remember(index, *self.self_attn.keys_values(*normed, rotary))
@@ -173,7 +181,7 @@ class Decoder(nn.Module):
             und, gen = layer(und, gen, rotary, memory, index)
         return apply(und, self.norm), apply(gen, self.norm_moe_gen)
 
-    def remember(self, und: Stream, gen: Stream, positions: Tensor, memory: Append) -> None:
+    def remember(self, und: Stream, gen: Stream, positions: Tensor, memory: Remembering) -> None:
         """As `forward`, for its effect on `memory` alone: skips what the last layer would compute for nobody."""
         rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
         *body, last = cast(Sequence[Layer], self.layers)

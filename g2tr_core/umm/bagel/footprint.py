@@ -1,46 +1,71 @@
-"""How much memory a run needs beside the weights: for memory managers, which make room before it starts.
+"""How much memory BAGEL needs beside its weights; see `umm.footprint`.
 
-Estimates, on the safe side. Activations of the decoder are counted as its widest layer holds them at once: two inner
-vectors and eight of the width of the residual a token. The autoencoder's figures are those that ComfyUI uses for the
-same network.
+Activations of the decoder are counted as its widest layer holds them at once: two inner vectors and eight of the width
+of the residual a token. The autoencoder's figures are those that ComfyUI uses for the same network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..interface import Purpose
+from ...sampling import Sampling
+from ..footprint import PictureFootprint
+from ..interface import Purpose, Size
 from .config import BagelConfig
 from .conversation import TEXT_ROOM
-from .preprocess import Size, fit_size
+from .preprocess import fit_size
 
+BRANCHES = 3  # of guidance, at most
 INNER_VECTORS, RESIDUAL_VECTORS = 2, 8
 VAE_ENCODE, VAE_DECODE = 1767, 2178  # bytes of activations a pixel and byte of the type
 MARKERS = 2  # rows around a block
 
 
-def picture_rows(size: Size, config: BagelConfig) -> tuple[int, int]:
-    """Latent and visual tokens of a picture of `size` (width, height), without reduction."""
-    width, height = fit_size(*size, config.vae_resize)
-    vit_width, vit_height = fit_size(width, height, config.vit_resize)
-    stride = config.latent_downsample * config.latent_patch
-    return width * height // stride**2, vit_width * vit_height // config.vit_patch**2
+@dataclass(frozen=True)
+class Footprint(PictureFootprint):
+    """See `umm.footprint`; for the network of `config`."""
 
+    config: BagelConfig
 
-def cache_rows(sizes: Sequence[Size], purpose: Purpose, config: BagelConfig) -> int:
-    """Rows of the KV cache that a reading of these pictures takes, with room to go on."""
-    rows = [picture_rows(size, config) for size in sizes]
-    shown = sum(latent + MARKERS for latent, _ in rows) if purpose == "edit" else 0
-    canvas = rows[-1][0] + MARKERS if rows else 0
-    return shown + canvas + sum(visual + MARKERS for _, visual in rows) + 2 * TEXT_ROOM
+    def kept(self, sizes: Sequence[Size], purpose: Purpose) -> int:
+        """Rows of the KV cache, with room for an edit's canvas and for two texts."""
+        rows = [self.rows(size) for size in sizes]
+        shown = sum(latent + MARKERS for latent, _ in rows) if purpose == "edit" else 0
+        canvas = rows[-1][0] + MARKERS if rows else 0
+        return (shown + canvas + sum(visual + MARKERS for _, visual in rows) + 2 * TEXT_ROOM) * self.kv_bytes
 
+    def encoding(self, sizes: Sequence[Size]) -> int:
+        """The autoencoder takes more than the ViT."""
+        fitted = (fit_size(*size, self.config.vae_resize) for size in sizes)
+        return max((width * height * self.vae_itemsize * VAE_ENCODE for width, height in fitted), default=0)
 
-def decoder_bytes(tokens: int, config: BagelConfig, itemsize: int) -> int:
-    """Activations of the decoder for so many tokens at once, over all branches."""
-    vectors = INNER_VECTORS * config.intermediate_size + RESIDUAL_VECTORS * config.hidden_size
-    return tokens * vectors * itemsize
+    def prefilling(self, sizes: Sequence[Size], purpose: Purpose) -> int:
+        """Both blocks of the largest picture, as if they ran at once."""
+        return self._activations(max((sum(self.rows(size)) for size in sizes), default=0))
 
+    def step(self, pictures: Sequence[Size], size: Size, sampling: Sampling) -> int:
+        """All branches that run at once, and the rows that the canvas adds to the cache of the texts."""
+        latent = size[0] * size[1] // self._stride**2
+        branches = BRANCHES if sampling.batch_guidance else 1
+        return latent * self.kv_bytes + self._activations(branches * latent)
 
-def vae_bytes(size: Size, itemsize: int, *, decode: bool) -> int:
-    """Activations of the autoencoder for a picture of `size`."""
-    return size[0] * size[1] * itemsize * (VAE_DECODE if decode else VAE_ENCODE)
+    def decoding(self, size: Size) -> int:
+        """The whole picture at once."""
+        return size[0] * size[1] * self.vae_itemsize * VAE_DECODE
+
+    def rows(self, size: Size) -> tuple[int, int]:
+        """Latent and visual tokens of a picture of `size`, without reduction."""
+        width, height = fit_size(*size, self.config.vae_resize)
+        vit_width, vit_height = fit_size(width, height, self.config.vit_resize)
+        return width * height // self._stride**2, vit_width * vit_height // self.config.vit_patch**2
+
+    @property
+    def _stride(self) -> int:
+        """Pixels a side of one latent token."""
+        return self.config.latent_downsample * self.config.latent_patch
+
+    def _activations(self, tokens: int) -> int:
+        """Of the decoder for so many tokens at once, over all branches."""
+        vectors = INNER_VECTORS * self.config.intermediate_size + RESIDUAL_VECTORS * self.config.hidden_size
+        return tokens * vectors * self.itemsize

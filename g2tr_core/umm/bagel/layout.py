@@ -1,39 +1,39 @@
-"""Which files hold which part of BAGEL: told by the tensors in them, not by file names.
+"""Which files hold which part of BAGEL; see `umm.layout`.
 
-A released folder has network and autoencoder in files of their own; repacks put both into one file, under prefixes of
-the repacker's choice; shards spread the network over several files.
+A released folder has network and autoencoder in files of their own; shards spread the network over several files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...weights import StoredTensor, find_safetensors, refuse_quantised, stored_tensors
+from ...weights import StoredTensor, refuse_quantised
+from ..layout import ADAPTER, Files, Part, Place, first_names, gather, listed, open_files, places, strangers, under
 from .vae import LATENT_CHANNELS
 
-Files = Mapping[Path, dict[str, StoredTensor]]
-
-NETWORK_MARK = "language_model.model.layers.0.self_attn.q_proj_moe_gen.weight"
-NETWORK_PARTS = (
-    "language_model.",
-    "vit_model.",
-    "connector.",
-    "time_embedder.",
-    "vae2llm.",
-    "llm2vae.",
-    "latent_pos_embed.",
-    "vit_pos_embed.",
+NETWORK = Part(
+    "network",
+    "language_model.model.layers.0.self_attn.q_proj_moe_gen.weight",
+    (
+        "language_model.",
+        "vit_model.",
+        "connector.",
+        "time_embedder.",
+        "vae2llm.",
+        "llm2vae.",
+        "latent_pos_embed.",
+        "vit_pos_embed.",
+    ),
 )
-AUTOENCODER_MARKS = ("encoder.conv_in.weight", "decoder.conv_in.weight")
-AUTOENCODER_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-ADAPTER_MARK = ".lora_"
+AUTOENCODER = Part("autoencoder", "decoder.conv_in.weight", ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
+ENCODER_MARK = "encoder.conv_in.weight"
 GET_BAGEL = "Give the folder of BAGEL-7B-MoT, its ema.safetensors, or a single-file repack of it"
 
 LOOKS = (  # first match wins
-    (ADAPTER_MARK, "a LoRA, which changes a model and is none"),
+    (ADAPTER, "a LoRA, which changes a model and is none"),
     ("double_blocks.0.img_attn.", "a FLUX transformer"),
     ("single_transformer_blocks.0.", "a FLUX transformer"),
     ("input_blocks.0.0.weight", "a Stable Diffusion checkpoint"),
@@ -42,7 +42,7 @@ LOOKS = (  # first match wins
     ("time_text_embed.", "a diffusion decoder, such as that of InternVL-U or Qwen-Image"),
     ("language_model.model.layers.0.", "a multimodal model without BAGEL's generation weights (*_moe_gen)"),
     ("model.layers.0.self_attn.", "a language model alone, such as Qwen2"),
-    (AUTOENCODER_MARKS[1], "an autoencoder alone"),
+    (AUTOENCODER.mark, "an autoencoder alone"),
 )
 
 
@@ -71,36 +71,25 @@ def find_parts(path: Path, autoencoder: Path | None) -> Layout:
     Raises:
         CheckpointError: a part is missing, there are two candidates for it, or a file is damaged.
     """
-    files = _open_all(find_safetensors(path))
-    file, prefix = _network_file(files, path)
-    network = _network_tensors(files, file, prefix)
-    own = {file: files[file]}
+    files = open_files(path)
+    place = _network_place(files, path)
+    home = place[0]
+    network = gather(files, place, NETWORK) | strangers(files, [home], (NETWORK, AUTOENCODER))
+    own = {home: files[home]}
     if autoencoder is not None:
-        candidates, where = _open_all(find_safetensors(autoencoder)), autoencoder
+        candidates, where = open_files(autoencoder), autoencoder
     elif _autoencoders(own):
-        candidates, where = own, file
+        candidates, where = own, home
     else:
-        candidates, where = _open_all(find_safetensors(file.parent)), file.parent
-    return Layout(network, _one_autoencoder(candidates, where), file.parent)
+        candidates, where = open_files(home.parent), home.parent
+    return Layout(network, _one_autoencoder(candidates, where), home.parent)
 
 
-def _open_all(paths: Iterable[Path]) -> dict[Path, dict[str, StoredTensor]]:
-    return {path: stored_tensors(path) for path in paths}
-
-
-def _prefixes(names: Iterable[str], mark: str) -> list[str]:
-    """What stands before a landmark wherever it occurs: nothing, or words that end in a dot."""
-    found = [name.removesuffix(mark) for name in names if name.endswith(mark)]
-    return [prefix for prefix in found if prefix == "" or prefix.endswith(".")]
-
-
-def _network_file(files: Files, path: Path) -> tuple[Path, str]:
-    """The file with the network's landmark, and the prefix of its names."""
-    found = [(file, prefix) for file, tensors in files.items() for prefix in _prefixes(tensors, NETWORK_MARK)]
+def _network_place(files: Files, path: Path) -> Place:
+    found = places(files, NETWORK)
     if len(found) > 1:
-        listed = ", ".join(f"{file.name} ({prefix or 'no prefix'})" for file, prefix in found)
         raise CheckpointError(
-            f"there are {len(found)} BAGEL networks: {listed}",
+            f"there are {len(found)} BAGEL networks: {listed(found)}",
             where=str(path),
             fix="Give the file that you want instead of the folder, and only one network a file",
         )
@@ -112,41 +101,9 @@ def _network_file(files: Files, path: Path) -> tuple[Path, str]:
     return found[0]
 
 
-def _network_tensors(files: Files, file: Path, prefix: str) -> dict[str, StoredTensor]:
-    """The network's tensors without their prefix: those of its file, and those of other shards."""
-    network = _under(files[file], prefix, NETWORK_PARTS)
-    autoencoders = [_under(files[file], found, AUTOENCODER_PARTS) for _, found in _autoencoders({file: files[file]})]
-    known = {tensor.name for part in (network, *autoencoders) for tensor in part.values()}
-    network |= {name: tensor for name, tensor in files[file].items() if name not in known}
-    for shard, tensors in files.items():
-        if shard == file or any(ADAPTER_MARK in name for name in tensors):
-            continue
-        part = _under(tensors, prefix, NETWORK_PARTS)
-        twice = sorted(network.keys() & part.keys())
-        if twice:
-            raise CheckpointError(
-                f"tensor {twice[0]} is in {network[twice[0]].file.path.name} and in {shard.name}",
-                where=str(file.parent),
-                fix="Give the file that you want, or keep only one of them in the folder",
-            )
-        network |= part
-    return network
-
-
-def _under(tensors: Mapping[str, StoredTensor], prefix: str, parts: tuple[str, ...]) -> dict[str, StoredTensor]:
-    """Tensors of some modules under a prefix, without the prefix."""
-    heads = tuple(prefix + part for part in parts)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(heads)}
-
-
-def _autoencoders(files: Files) -> list[tuple[Path, str]]:
-    encoder, decoder = AUTOENCODER_MARKS
-    return [
-        (file, prefix)
-        for file, tensors in files.items()
-        for prefix in _prefixes(tensors, decoder)
-        if prefix + encoder in tensors
-    ]
+def _autoencoders(files: Files) -> list[Place]:
+    """Both halves of one; a decoder alone is none."""
+    return [(file, prefix) for file, prefix in places(files, AUTOENCODER) if f"{prefix}{ENCODER_MARK}" in files[file]]
 
 
 def _one_autoencoder(files: Files, where: Path) -> dict[str, StoredTensor]:
@@ -155,23 +112,22 @@ def _one_autoencoder(files: Files, where: Path) -> dict[str, StoredTensor]:
     flux = [
         (file, prefix)
         for file, prefix in found
-        if files[file][prefix + AUTOENCODER_MARKS[1]].shape[1:2] == (LATENT_CHANNELS,)
+        if files[file][prefix + AUTOENCODER.mark].shape[1:2] == (LATENT_CHANNELS,)
     ]
     candidates = flux or found
     if len(candidates) != 1:
-        listed = ", ".join(file.name for file, _ in candidates)
+        names = ", ".join(file.name for file, _ in candidates)
         raise CheckpointError(
-            f"there are {len(candidates)} autoencoders: {listed}" if candidates else "no autoencoder found",
+            f"there are {len(candidates)} autoencoders: {names}" if candidates else "no autoencoder found",
             where=str(where),
             fix="Put ae.safetensors of BAGEL-7B-MoT beside the network, or name the file as `vae`",
         )
     file, prefix = candidates[0]
-    return _under(files[file], prefix, AUTOENCODER_PARTS)
+    return under(files[file], prefix, AUTOENCODER)
 
 
 def _look(tensors: Mapping[str, StoredTensor]) -> str:
     for mark, look in LOOKS:
         if any(mark in name for name in tensors):
             return look
-    first = ", ".join(list(tensors)[:3]) or "no tensors"
-    return f"no model that is known here ({first})"
+    return f"no model that is known here ({first_names(tensors)})"

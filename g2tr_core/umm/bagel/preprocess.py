@@ -15,9 +15,9 @@ from torch import Tensor
 from ... import checks
 from ...errors import ImageError, SettingsError
 from ...images import Picture, open_image, to_tensor
+from ..interface import Size
 from .config import BagelConfig, ResizeRule
 
-Size = tuple[int, int]  # width, height in pixels, as Pillow has it
 Grid = tuple[int, int]  # rows, columns of patches
 
 

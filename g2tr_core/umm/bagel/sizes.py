@@ -7,17 +7,15 @@ epsilon, and the picture sizes of a small model. What a configuration file repea
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, SettingsError
-from ...weights import read_json
+from ..sizes import Settings, Shapes
 from .config import BagelConfig, ResizeRule
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .defaults import own_settings
 
 LLM = "language_model.model."
 VIT = "vit_model.vision_model."
@@ -40,7 +38,7 @@ CLAIMS = {
 
 
 def read_config(
-    shapes: Shapes,
+    shapes: Mapping[str, tuple[int, ...]],
     where: str,
     folder: Path,
     *,
@@ -60,45 +58,33 @@ def read_config(
         CheckpointError: a tensor that tells a size is missing, or a configuration file is damaged or disagrees.
         SettingsError: a resize rule does not fit the network.
     """
-    llm, vit = read_json(folder / "llm_config.json"), read_json(folder / "vit_config.json")
-    config = _from_shapes(shapes, where)
-    _check_claims(config, {"llm_config.json": llm, "vit_config.json": vit}, where, folder)
+    llm, vit = Settings.read(folder / "llm_config.json"), Settings.read(folder / "vit_config.json")
+    config = _from_shapes(Shapes(shapes, where))
+    for settings in (llm, vit):
+        _check_claims(config, settings, where)
     given = {"vae_resize": vae_resize, "vit_resize": vit_resize}
     rules: dict[str, Any] = {name: rule for name, rule in given.items() if rule is not None}
     config = replace(
         config,
-        rope_theta=_number(llm, "rope_theta", config.rope_theta, folder / "llm_config.json"),
-        rms_norm_eps=_number(llm, "rms_norm_eps", config.rms_norm_eps, folder / "llm_config.json"),
-        vit_heads=_vit_heads(vit, config.vit_hidden_size, folder / "vit_config.json"),
+        rope_theta=llm.number("rope_theta", config.rope_theta),
+        rms_norm_eps=llm.number("rms_norm_eps", config.rms_norm_eps),
+        vit_heads=vit.attention_heads(config.vit_hidden_size, (SIGLIP_WIDTH, SIGLIP_HEADS)),
         **(_stored_rules(folder / "config.json") | rules),
     )
     _check_rules(config, rules, folder / "config.json")
     return config
 
 
-def _from_shapes(shapes: Shapes, where: str) -> BagelConfig:
-    def size(name: str, axis: int = 0) -> int:
-        if name not in shapes or len(shapes[name]) <= axis or 0 in shapes[name]:
-            found = f"has shape {list(shapes[name])}" if name in shapes else "is missing"
-            raise CheckpointError(
-                f"tensor {name} {found}, and without it the network's sizes are unknown",
-                where=where,
-                fix="Download the file again; for one shard of several, give their folder",
-            )
-        return shapes[name][axis]
-
-    def count(layers: str) -> int:
-        pattern = re.compile(re.escape(layers) + r"(\d+)\.")
-        return len({match[1] for name in shapes if (match := pattern.match(name))})
-
+def _from_shapes(shapes: Shapes) -> BagelConfig:
+    size = shapes.size
     attention = f"{LLM}layers.0.self_attn."
     head_dim = size(f"{attention}q_norm.weight")
-    vit_width, vit_layers = size(f"{VIT}embeddings.patch_embedding.weight"), count(f"{VIT}encoder.layers.")
+    vit_width, vit_layers = size(f"{VIT}embeddings.patch_embedding.weight"), shapes.count(f"{VIT}encoder.layers.")
     channels = BagelConfig.latent_channels
     return BagelConfig(
         hidden_size=size(f"{LLM}embed_tokens.weight", 1),
         intermediate_size=size(f"{LLM}layers.0.mlp.gate_proj.weight"),
-        layers=count(f"{LLM}layers."),
+        layers=shapes.count(f"{LLM}layers."),
         heads=size(f"{attention}q_proj.weight") // head_dim,
         kv_heads=size(f"{attention}k_proj.weight") // head_dim,
         head_dim=head_dim,
@@ -113,48 +99,23 @@ def _from_shapes(shapes: Shapes, where: str) -> BagelConfig:
     )
 
 
-def _check_claims(config: BagelConfig, files: Mapping[str, dict[str, Any]], where: str, folder: Path) -> None:
-    for file, claims in CLAIMS.items():
-        for key, field in claims.items():
-            stored, claimed = getattr(config, field), files[file].get(key)
-            if claimed is not None and claimed != stored:
-                raise CheckpointError(
-                    f"{key} is {claimed!r} there, but {stored} in the tensors of {where}",
-                    where=str(folder / file),
-                    fix="Use the configuration files and the weights of one and the same model",
-                )
-
-
-def _number(settings: Mapping[str, Any], key: str, default: float, path: Path) -> float:
-    value = settings.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise CheckpointError(f"{key} is {value!r}, not a positive number", where=str(path), fix="Correct the file")
-    return float(value)
-
-
-def _vit_heads(settings: Mapping[str, Any], width: int, path: Path) -> int:
-    heads = settings.get("num_attention_heads", SIGLIP_HEADS if width == SIGLIP_WIDTH else None)
-    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
-        found = "missing" if heads is None else repr(heads)
-        raise CheckpointError(
-            f"num_attention_heads is {found}, and a ViT of width {width} does not tell it",
-            where=str(path),
-            fix="Put vit_config.json with num_attention_heads, a divisor of the width, beside the weights",
-        )
-    return heads
+def _check_claims(config: BagelConfig, settings: Settings, where: str) -> None:
+    for key, field in CLAIMS[settings.path.name].items():
+        stored, claimed = getattr(config, field), settings.values.get(key)
+        if claimed is not None and claimed != stored:
+            raise CheckpointError(
+                f"{key} is {claimed!r} there, but {stored} in the tensors of {where}",
+                where=str(settings.path),
+                fix="Use the configuration files and the weights of one and the same model",
+            )
 
 
 def _stored_rules(path: Path) -> dict[str, ResizeRule]:
-    """Picture sizes of a small model, `"g2tr"` in config.json.
-
-    A file without that word is not parsed: BAGEL's own code never reads it, and early releases have a malformed one.
-    """
-    if not path.is_file() or b'"g2tr"' not in path.read_bytes():
-        return {}
-    settings = read_json(path).get("g2tr")
+    """Picture sizes of a small model."""
+    settings = own_settings(path)
     rules = {}
     for name in ("vae_resize", "vit_resize"):
-        value = settings.get(name) if isinstance(settings, dict) else settings
+        value = settings.get(name)
         if value is None:
             continue
         if not isinstance(value, list) or len(value) != 3 or not all(type(side) is int for side in value):

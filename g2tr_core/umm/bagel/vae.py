@@ -48,10 +48,18 @@ class Autoencoder(nn.Module):
     Args:
         widths: channels of each level, from the picture's resolution down.
         blocks: residual blocks a level of the encoder; the decoder has one more.
+        groups: of channels that are normalised together.
         device: of the weights; None is torch's default.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        device: torch.device | str | None = None,
+        *,
+        groups: int = NORM_GROUPS,
+    ) -> None:
         super().__init__()
         from diffusers import AutoencoderKL
 
@@ -62,7 +70,7 @@ class Autoencoder(nn.Module):
                 block_out_channels=tuple(widths),
                 layers_per_block=blocks,
                 latent_channels=LATENT_CHANNELS,
-                norm_num_groups=NORM_GROUPS,
+                norm_num_groups=groups,
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             )
@@ -121,27 +129,22 @@ class Autoencoder(nn.Module):
         return pixels.squeeze(0).float()
 
 
-def default_dtype(compute_dtype: torch.dtype) -> torch.dtype:
-    """The autoencoder's type beside a network of `compute_dtype`: bf16 beside bf16, else fp32.
-
-    Never fp16: activations of FLUX's decoder leave its range, and pictures come out black.
-    """
-    return torch.bfloat16 if compute_dtype == torch.bfloat16 else torch.float32
-
-
-def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> Autoencoder:
+def load_autoencoder(
+    stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device, *, groups: int = NORM_GROUPS
+) -> Autoencoder:
     """Build the autoencoder of these tensors.
 
     Args:
         stored: tensors under the names of `ae.safetensors` or of diffusers.
         dtype: of weights and activations.
         device: where it will run.
+        groups: of channels that are normalised together; no tensor tells it.
 
     Raises:
         CheckpointError: it is quantised, damaged, or another autoencoder.
     """
     tensors = diffusers_names(plain(stored))
-    autoencoder = Autoencoder(*_sizes(tensors), device="meta")
+    autoencoder = Autoencoder(*_sizes(tensors, groups), device="meta", groups=groups)
     check_tensors(tensors, autoencoder.kl.state_dict(), model="FLUX's autoencoder", fix=GET_FLUX)
     autoencoder.requires_grad_(False).eval()
     loaded = {name: tensor.load(dtype, device) for name, tensor in tensors.items()}
@@ -157,26 +160,32 @@ def diffusers_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTenso
     """
     renamed = {}
     for old, tensor in stored.items():
-        name = re.sub(r"\.up\.(\d)\.", lambda match: f".up.{LEVELS - 1 - int(match[1])}.", old)
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
+        name = diffusers_name(old)
         is_projection = ".attentions." in name and tensor.shape[2:] == (1, 1)
         renamed[name] = replace(tensor, shape=tensor.shape[:2]) if is_projection else tensor
     return renamed
 
 
-def _sizes(tensors: Mapping[str, StoredTensor]) -> tuple[list[int], int]:
+def diffusers_name(name: str) -> str:
+    """A tensor's name in diffusers, whichever of the two layouts it has."""
+    name = re.sub(r"\.up\.(\d)\.", lambda match: f".up.{LEVELS - 1 - int(match[1])}.", name)
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _sizes(tensors: Mapping[str, StoredTensor], groups: int) -> tuple[list[int], int]:
     """Channels of each level and residual blocks a level, from diffusers' names."""
     firsts = [tensors.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight") for level in range(LEVELS + 1)]
     widths = [first.shape[0] for first in firsts if first is not None and first.shape]
     blocks = sum(f"encoder.down_blocks.0.resnets.{block}.conv1.weight" in tensors for block in range(len(tensors)))
     conv_in = tensors.get("decoder.conv_in.weight")
     channels = conv_in.shape[1] if conv_in is not None and len(conv_in.shape) == 4 else 0
-    divisible = all(width > 0 and width % NORM_GROUPS == 0 for width in widths)
+    divisible = all(width > 0 and width % groups == 0 for width in widths)
     if len(widths) != LEVELS or channels != LATENT_CHANNELS or not divisible:
         raise CheckpointError(
             f"this autoencoder has {channels} latent channels and {len(widths)} levels; BAGEL's has {LATENT_CHANNELS} "
-            f"and {LEVELS}, with a multiple of {NORM_GROUPS} channels each",
+            f"and {LEVELS}, with a multiple of {groups} channels each",
             where=files_of(tensors),
             fix=GET_FLUX,
         )

@@ -26,7 +26,7 @@ class Embeddings(nn.Module):
         self.position_embedding = operations.Embedding(config.vit_side**2, config.vit_hidden_size, **factory)
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """patches [N, 3·patch²], positions [N] (row · side + column) -> [N, C]."""
+        """patches [..., N, 3·patch²], positions [N] (row · side + column) -> [..., N, C]."""
         embedded: Tensor = self.patch_embedding(patches)
         return embedded + self.position_embedding(positions).to(embedded.dtype)
 
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         self.out_proj = operations.Linear(width, width, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C] -> [N, C]."""
+        """[..., N, C] -> the same shape."""
         query, key, value = (
             project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -61,7 +61,7 @@ class MLP(nn.Module):
         self.fc2 = operations.Linear(hidden, outputs, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs] -> [N, outputs]."""
+        """[..., N, inputs] -> [..., N, outputs]."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
         return out
 
@@ -78,7 +78,7 @@ class Layer(nn.Module):
         self.layer_norm2 = operations.LayerNorm(width, eps=NORM_EPS, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C] -> [N, C]."""
+        """[..., N, C] -> the same shape."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of one picture to features."""
+    """Patches of one picture, or of several that share a grid, to features."""
 
     def __init__(self, config: BagelConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class VisionTransformer(nn.Module):
         self.post_layernorm = operations.LayerNorm(config.vit_hidden_size, eps=NORM_EPS, **factory)
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """patches [N, 3·patch²], positions [N] -> [N, C] after the final norm."""
+        """patches [..., N, 3·patch²], positions [N] -> [..., N, C] after the final norm."""
         x = self.embeddings(patches, positions)
         for layer in self.encoder.layers:
             x = layer(x)

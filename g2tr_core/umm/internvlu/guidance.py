@@ -119,8 +119,8 @@ def denoise(
     scheduler, latent = solver(sampling), noise
     on_device = scheduler.timesteps.to(noise.device)
     count = 1 + max(roles)
-    for step, time in enumerate(scheduler.timesteps.tolist()):
-        flow_time = scheduler.sigmas[step].item()
+    times, flow_times = scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
+    for step, (time, flow_time) in enumerate(zip(times, flow_times[:-1], strict=True)):
         if sampling.guidance.acts_at(flow_time):
             branches = _all_branches(velocity, latent, on_device[step], count, batched=sampling.batch_guidance)
             no_text, nothing = (branches[role] for role in roles)

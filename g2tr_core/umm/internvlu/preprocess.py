@@ -7,6 +7,7 @@ Sizes and pixels equal the published processor bit for bit, rounding to bf16 inc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from ... import checks
 from ...images import Picture, open_image
+from ..interface import Size
 from .config import AreaRule, InternVLUConfig
 
-Size = tuple[int, int]  # width, height in pixels, as Pillow has it
 Grid = tuple[int, int]  # rows, columns
 
 LARGEST_SIDE = 2048  # of a picture to paint; twice what the model was trained with
@@ -116,6 +117,12 @@ def fit_size(width: int, height: int, rule: AreaRule) -> Size:
         scale = (bound / (width * height)) ** 0.5
         sides = limited(rounded(width * scale), rounded(height * scale))
     return max(sides[0], rule.stride), max(sides[1], rule.stride)
+
+
+def largest_square(rule: AreaRule) -> Size:
+    """The largest square that `fit_size` can give."""
+    side = min(math.isqrt(rule.max_pixels), rule.max_side) // rule.stride * rule.stride
+    return side, side
 
 
 def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...reduction import Reduction
 from ...report import Stopwatch
-from ..reading import Encoding
 from .prompts import NOTHING, SYSTEM, Task, Words, no_text_turn, render
 from .reading import Reading, turn_with
 from .rows import Condition, Row
@@ -36,11 +34,6 @@ class Prompting:
     vlm: VisionLanguageModel
     words: Words
     device: torch.device
-
-    def blank(self) -> Reading:
-        """A reading of nothing, behind which a picture is imagined."""
-        nothing = torch.empty(0, self.vlm.config.hidden_size, dtype=self.vlm.compute_dtype, device=self.device)
-        return Reading(Encoding(()), Reduction(keep_ratio=1.0), (), visual=nothing)
 
     def prompt(self, reading: Reading, task: Task, text: str) -> tuple[int, ...]:
         """The whole prompt as token ids, up to where the model goes on."""

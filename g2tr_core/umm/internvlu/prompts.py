@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ... import checks
-from ...errors import CheckpointError, SettingsError
+from ...errors import SettingsError
+from ..tokenizer import token_ids
 
 Task = Literal["answer", "edit", "imagine"]
 
 PLACEHOLDER = "<image>"
 START, END, VISUAL = "<img>", "</img>", "<IMG_CONTEXT>"
 TURN, TURN_END = "<|im_start|>", "<|im_end|>"
+GET_TOKENIZER = "InternVL-U's `processor` folder"
 RESERVED = (START, END, VISUAL, TURN, TURN_END)
 
 # The order of the rows of `special_token_embedding`.
@@ -64,23 +67,15 @@ class Words:
     ends: frozenset[int]
 
     @classmethod
-    def of(cls, tokenizer: Any, where: str) -> Words:
-        """Look the ids up.
+    def of(cls, tokenizer: Any, home: Path) -> Words:
+        """Look the ids up; arguments are what `umm.tokenizer.load_tokenizer` returned.
 
         Raises:
             CheckpointError: the tokenizer lacks some.
         """
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (*SPECIAL, TURN, TURN_END) if token not in vocabulary]
-        if missing:
-            raise CheckpointError(
-                f"the tokenizer lacks {', '.join(missing)}",
-                where=where,
-                fix="Use the tokenizer files of InternVL-U, its `processor` folder",
-            )
-        special = tuple(vocabulary[token] for token in SPECIAL)
-        ends = frozenset((tokenizer.eos_token_id, vocabulary[TURN_END], vocabulary[START]))
-        return cls(tokenizer, special, vocabulary[TURN], ends)
+        *special, turn, turn_end = token_ids(tokenizer, (*SPECIAL, TURN, TURN_END), home, GET_TOKENIZER)
+        ends = frozenset((tokenizer.eos_token_id, turn_end, special[SPECIAL.index(START)]))
+        return cls(tokenizer, tuple(special), turn, ends)
 
     @property
     def visual(self) -> int:

@@ -6,11 +6,12 @@ guidance compares with know nothing of what the user will say: a reading keeps b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ...reduction import Reduced, Reduction
 from ..reading import Encoding, PictureReading
 from .prompts import PLACEHOLDER, Task, user_turn
 from .rows import Condition, Row
@@ -30,6 +31,14 @@ class Reading(PictureReading):
     prefixes: dict[Task, Row] = field(default_factory=dict)
     unguided: tuple[Condition, ...] = ()
 
+    @classmethod
+    def of(
+        cls, encoding: Encoding, reduction: Reduction, reduced: tuple[Reduced | None, ...], blank: Tensor
+    ) -> Reading:
+        """With nothing prefilled yet; `blank` [0, C] are the visual tokens of no picture."""
+        kept = PictureReading(encoding, reduction, reduced).kept_features
+        return cls(encoding, reduction, reduced, visual=torch.cat([blank, *kept]))
+
     @property
     def kept(self) -> list[Tensor]:
         """[K] int64 for each picture: which of its tokens stay."""
@@ -37,6 +46,23 @@ class Reading(PictureReading):
             torch.arange(len(picture.features)) if reduced is None else reduced.keep
             for picture, reduced in zip(self.encoding.pictures, self.reduced, strict=True)
         ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+        rows = sum(row.nbytes for row in self.prefixes.values())
+        return super().nbytes + self.visual.nbytes + rows + sum(unguided.states.nbytes for unguided in self.unguided)
+
+    def to(self, device: torch.device) -> None:
+        """Move rows, features and latents. Must not happen while the model works on the reading."""
+        super().to(device)
+        self.visual = self.visual.to(device)
+        self.prefixes = {task: row.to(device) for task, row in self.prefixes.items()}
+        latents = tuple(picture.latent for picture in self.encoding.pictures if picture.latent is not None)
+        self.unguided = tuple(
+            replace(condition, states=condition.states.to(device), latents=latents if condition.latents else ())
+            for condition in self.unguided
+        )
 
 
 def turn_with(encoding: Encoding, text: str) -> str:

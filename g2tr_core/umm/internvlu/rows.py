@@ -7,7 +7,7 @@ and leaves the old one usable, so that all questions about a picture continue th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,16 @@ class Row:
         """Nothing said yet, with room for `capacity` tokens."""
         nothing = torch.empty(0, vlm.config.condition_size, dtype=vlm.compute_dtype, device=device)
         return cls((), vlm.new_context(capacity, device), nothing.new_zeros(vlm.config.hidden_size), nothing)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+        return self.context.cache.nbytes + self.last.nbytes + self.states.nbytes
+
+    def to(self, device: torch.device) -> Row:
+        """The same on another device; its cache moves with it."""
+        self.context.cache.to(device)
+        return replace(self, last=self.last.to(device), states=self.states.to(device))
 
     def extended(self, vlm: VisionLanguageModel, words: Words, ids: Sequence[int], visual: Tensor) -> Row:
         """Behind some more tokens.

@@ -8,54 +8,23 @@ network of the released sizes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, SettingsError
-from ...weights import read_json
+from ..sizes import CORRECT, Settings, Shapes
 from .config import AreaRule, InternVLUConfig
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 LLM = "vlm.language_model.model."
 VIT = "vlm.vision_model."
 PAINTER = "generation_decoder.decoder."
 RELEASED = InternVLUConfig()
-CORRECT = "Correct the file, or use the one that belongs to these weights"
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """One section of a configuration file; each value is checked where it is asked for."""
-
-    path: Path
-    values: Mapping[str, Any]
-
-    def section(self, key: str) -> _Settings:
-        inner = self.values.get(key, {})
-        if not isinstance(inner, dict):
-            raise CheckpointError(f"{key} is no JSON object", where=str(self.path), fix=CORRECT)
-        return _Settings(self.path, inner)
-
-    def number(self, key: str, default: float) -> float:
-        return self.numbers(key, (default,), scalar=True)[0]
-
-    def numbers(self, key: str, default: tuple[float, ...] | None, *, scalar: bool = False) -> tuple[float, ...]:
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        listed = [value] if scalar else value
-        if not isinstance(listed, list) or not listed or not all(_is_number(entry) for entry in listed):
-            kind = "a number" if scalar else "a list of numbers"
-            found = "missing" if value is None else repr(value)
-            raise CheckpointError(f"{key} is {found}, not {kind}", where=str(self.path), fix=CORRECT)
-        return tuple(listed)
-
-
-def read_config(shapes: Shapes, where: str, folder: Path, *, vae_resize: AreaRule | None = None) -> InternVLUConfig:
+def read_config(
+    shapes: Mapping[str, tuple[int, ...]], where: str, folder: Path, *, vae_resize: AreaRule | None = None
+) -> InternVLUConfig:
     """All sizes of the network that these tensors are.
 
     Args:
@@ -69,24 +38,12 @@ def read_config(shapes: Shapes, where: str, folder: Path, *, vae_resize: AreaRul
         SettingsError: the resize rule means nothing.
     """
 
-    def size(name: str, axis: int = 0) -> int:
-        if name not in shapes or len(shapes[name]) <= axis or 0 in shapes[name]:
-            found = f"has shape {list(shapes[name])}" if name in shapes else "is missing"
-            raise CheckpointError(
-                f"tensor {name} {found}, and without it the network's sizes are unknown",
-                where=where,
-                fix="Download the file again; for one shard of several, give their folder",
-            )
-        return shapes[name][axis]
-
-    def count(layers: str) -> int:
-        pattern = re.compile(re.escape(layers) + r"(\d+)\.")
-        return len({match[1] for name in shapes if (match := pattern.match(name))})
-
-    reading = _settings(folder / "vlm" / "config.json")
+    stored = Shapes(shapes, where)
+    size, count = stored.size, stored.count
+    reading = Settings.read(folder / "vlm" / "config.json")
     llm, vit = reading.section("llm_config"), reading.section("vision_config")
-    painting = _settings(folder / "generation_decoder" / "config.json")
-    processor = _settings(folder / "processor" / "processor_config.json")
+    painting = Settings.read(folder / "generation_decoder" / "config.json")
+    processor = Settings.read(folder / "processor" / "processor_config.json")
     head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
     vit_width, patch = size(f"{VIT}embeddings.class_embedding", 2), size(f"{VIT}embeddings.patch_embedding.weight", 2)
     painter_head = size(f"{PAINTER}transformer_blocks.0.attn.norm_q.weight")
@@ -104,7 +61,7 @@ def read_config(shapes: Shapes, where: str, folder: Path, *, vae_resize: AreaRul
         vit_hidden_size=vit_width,
         vit_intermediate_size=size(f"{VIT}encoder.layers.0.mlp.fc1.weight"),
         vit_layers=count(f"{VIT}encoder.layers."),
-        vit_heads=int(vit.numbers("num_attention_heads", _if(vit_width == 1024, (16,)), scalar=True)[0]),
+        vit_heads=vit.attention_heads(vit_width, (RELEASED.vit_hidden_size, RELEASED.vit_heads)),
         vit_patch=patch,
         vit_image=math.isqrt(size(f"{VIT}embeddings.position_embedding", 1) - 1) * patch,
         vit_norm_eps=vit.number("layer_norm_eps", RELEASED.vit_norm_eps),
@@ -123,32 +80,26 @@ def read_config(shapes: Shapes, where: str, folder: Path, *, vae_resize: AreaRul
         condition_scale=painting.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
         vae_resize=vae_resize or _area_rule(processor.section("image_gen_processor_kwargs")),
     )
-    _check(config, size(f"{PAINTER}txt_norm.weight"), painting.path, vit.path)
+    _check(config, size(f"{PAINTER}txt_norm.weight"), str(painting.path))
     if vae_resize is not None:
         _check_rule(vae_resize, config)
     return config
 
 
-def _check(config: InternVLUConfig, states: int, painting: Path, reading: Path) -> None:
-    """What the files say must fit the tensors."""
+def _check(config: InternVLUConfig, states: int, where: str) -> None:
+    """What the painter's file says must fit the tensors."""
     axes = sum(config.painter_rope_axes)
     claims = (
-        (axes == config.painter_head_dim, painting, f"axes_dims_rope adds up to {axes}, not {config.painter_head_dim}"),
-        (config.condition_size == states, painting, f"vlm_select_layer does not make {states} channels"),
+        (axes == config.painter_head_dim, f"axes_dims_rope adds up to {axes}, not {config.painter_head_dim}"),
+        (config.condition_size == states, f"vlm_select_layer does not make {states} channels"),
         (
             all(-config.layers - 1 <= layer <= config.layers for layer in config.condition_layers),
-            painting,
             f"vlm_select_layer {config.condition_layers} is beyond the {config.layers} layers",
         ),
-        (
-            config.vit_heads > 0 and config.vit_hidden_size % config.vit_heads == 0,
-            reading,
-            f"num_attention_heads {config.vit_heads} does not divide the ViT's width {config.vit_hidden_size}",
-        ),
     )
-    for holds, path, what in claims:
+    for holds, what in claims:
         if not holds:
-            raise CheckpointError(what, where=str(path), fix=CORRECT)
+            raise CheckpointError(what, where=where, fix=CORRECT)
 
 
 def _check_rule(rule: AreaRule, config: InternVLUConfig) -> None:
@@ -162,21 +113,13 @@ def _check_rule(rule: AreaRule, config: InternVLUConfig) -> None:
         )
 
 
-def _area_rule(settings: _Settings) -> AreaRule:
+def _area_rule(settings: Settings) -> AreaRule:
     area = settings.number("vae_downsample_factor", 8) ** 2
     return AreaRule(
         min_pixels=int(settings.number("min_dynamic_patch", RELEASED.vae_resize.min_pixels / area) * area),
         max_pixels=int(settings.number("max_dynamic_patch", RELEASED.vae_resize.max_pixels / area) * area),
         max_side=int(settings.number("max_length", RELEASED.vae_resize.max_side)),
     )
-
-
-def _settings(path: Path) -> _Settings:
-    return _Settings(path, read_json(path))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _if(known: bool, default: tuple[float, ...]) -> tuple[float, ...] | None:

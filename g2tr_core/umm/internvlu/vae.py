@@ -6,6 +6,8 @@ scaled as the painter has them.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +20,8 @@ from ...weights import StoredTensor, check_tensors, files_of, plain
 
 STRIDE = 8
 GET_VAE = "Use the `vae` folder of InternVL-U, Qwen-Image's autoencoder in diffusers' layout"
+
+logger = logging.getLogger(__name__)
 
 
 class Autoencoder(nn.Module):
@@ -67,8 +71,12 @@ class Autoencoder(nn.Module):
         """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32 of -1..1."""
         unscaled = latent.float() * self._deviation.to(latent.device) + self._mean.to(latent.device)
         frame = unscaled.to(self.kl.decoder.conv_in.weight)[None, :, None]  # [1, 16, 1, h, w]
-        pixels: Tensor = self.kl.decode(frame).sample[0, :, 0].float()
-        return pixels
+        with contextlib.suppress(torch.OutOfMemoryError):
+            pixels: Tensor = self.kl.decode(frame, return_dict=False)[0]
+            return pixels[0, :, 0].float()
+        logger.warning("Not enough memory to decode the picture at once: decoding it in tiles, which may show seams")
+        tiled: Tensor = self.kl.tiled_decode(frame, return_dict=False)[0]
+        return tiled[0, :, 0].float().clamp(-1, 1)
 
 
 def to_pixels(decoded: Tensor, size: tuple[int, int]) -> Tensor:
@@ -81,11 +89,6 @@ def to_pixels(decoded: Tensor, size: tuple[int, int]) -> Tensor:
         return pixels
     image = Image.fromarray((pixels * 255).to(torch.uint8).cpu().numpy())
     return to_tensor(image.resize(size, Image.Resampling.LANCZOS))
-
-
-def default_dtype(compute_dtype: torch.dtype) -> torch.dtype:
-    """The autoencoder's type beside a network of `compute_dtype`: bf16 beside bf16, else fp32; never fp16."""
-    return torch.bfloat16 if compute_dtype == torch.bfloat16 else torch.float32
 
 
 def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> Autoencoder:

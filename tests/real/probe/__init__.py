@@ -10,7 +10,7 @@ from aiohttp import web
 from server import PromptServer
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
-WATCHED = ("Bagel", "BagelNetwork", "KVCache", "Reading", "Encoding", "HostedModel")
+WATCHED = ("Bagel", "BagelNetwork", "InternVLU", "InternVLUNetwork", "KVCache", "Reading", "Encoding", "HostedModel")
 
 
 @PromptServer.instance.routes.get("/g2tr_probe")
