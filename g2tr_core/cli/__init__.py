@@ -1,4 +1,4 @@
-"""The `g2tr` command: ask, edit, imagine, tokens, bench.
+"""The `g2tr` command: ask, edit, imagine, tokens, demo, bench.
 
 Standard output carries the result alone: the answer, the path of the picture, or with `--json` one JSON object.
 Everything else (progress, what was loaded, the report) goes to standard error.
@@ -16,7 +16,7 @@ from ..errors import G2TRError
 from . import bench, terminal
 from .options import parser
 
-INSTALLED_WITH_CLI = ("torch", "tqdm", "numpy", "PIL", "safetensors", "transformers", "diffusers")
+INSTALLED_WITH_CLI = ("torch", "tqdm", "numpy", "PIL", "safetensors", "transformers", "diffusers", "matplotlib")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

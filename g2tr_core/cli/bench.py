@@ -1,6 +1,7 @@
-"""`g2tr bench`: the scripts of the source tree's `benchmarks` folder, by name.
+"""`g2tr bench`: the quality experiment, and the scripts of the source tree's `benchmarks` folder, by name.
 
-They are not part of the installed package: what they print is worth something only beside the code that they measure.
+The scripts are not part of the installed package: what they print is worth something only beside the code that they
+measure. The experiment is: it measures models, and who holds one need not have the source.
 """
 
 from __future__ import annotations
@@ -12,25 +13,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import G2TRError, SettingsError
+from ..errors import SettingsError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+QUALITY = "Do answers and edits survive when visual tokens go?"
 
 
 def run(name: str | None, arguments: Sequence[str]) -> int:
-    """Run a script with its arguments, or list the scripts where no name is given.
+    """Run a benchmark with its arguments, or list all where no name is given.
 
     Raises:
-        G2TRError: there is no folder of scripts, or no script of that name.
+        SettingsError: there is none of that name.
     """
+    if name == "quality":
+        from . import quality
+
+        return quality.main(list(arguments))
     scripts = _scripts()
     if name is None:
-        width = max((len(known) for known in scripts), default=0)
-        sys.stdout.writelines(f"{known:{width}}  {script.summary}\n" for known, script in scripts.items())
+        summaries = {"quality": QUALITY} | {known: script.summary for known, script in scripts.items()}
+        width = max(len(known) for known in summaries)
+        sys.stdout.writelines(f"{known:{width}}  {summary}\n" for known, summary in summaries.items())
         return 0
     if name not in scripts:
-        known = ", ".join(scripts) or "none is there"
-        raise SettingsError(f"there is no benchmark {name!r}", where="bench", fix=f"Choose one of: {known}")
+        fix = f"Choose one of: {', '.join(('quality', *scripts))}"
+        if not scripts:
+            fix += "; the others need a checkout of the source, installed with pip install -e"
+        raise SettingsError(f"there is no benchmark {name!r}", where="bench", fix=fix)
     return _main_of(scripts[name].path, list(arguments))
 
 
@@ -43,13 +52,7 @@ class Script:
 
 
 def _scripts() -> dict[str, Script]:
-    """By name; helper files without a `main` are none."""
-    if not FOLDER.is_dir():
-        raise G2TRError(
-            "the benchmarks are not installed with the package",
-            where=str(FOLDER),
-            fix="Run `g2tr bench` in a checkout of the source, installed with pip install -e .",
-        )
+    """By name, none outside a checkout; helper files without a `main` are none."""
     scripts = {}
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

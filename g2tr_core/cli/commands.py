@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import token_map
 from ..decoding import Decoding
-from ..embedded import CHECKPOINT
+from ..embedded import CHECKPOINT, SAMPLE
 from ..errors import ImageError, SettingsError
 from ..images import FORMATS, open_image, save_image, to_tensor
 from ..reduction import Reduction
@@ -23,11 +23,12 @@ from ..report import Report
 from ..sampling import Sampling
 from ..umm import load
 from ..umm.interface import Painting, PaintTask, Progress, Purpose, Reading, UnifiedModel
+from .demo import draw
 from .options import given
 from .terminal import tell
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
-NOISE = "The embedded model has random weights: what it says and paints is noise. Give BAGEL-7B-MoT as --model."
+SMALL = "The embedded model is tiny and knows only its own world of shapes and digits. Give a real one as --model."
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def ask(args: Namespace, progress: Progress | None) -> Outcome:
     """Answer a question about pictures."""
     _decoding(args, Decoding())
     pictures = _Pictures.of(args)
-    model = _load(args)
+    model = load_model(args)
     decoding = _decoding(args, model.thinking if args.think else Decoding())
     reading = pictures.read(model, "answer", args.think, progress)
     answer = model.answer(reading, args.question, decoding=decoding, think=args.think, progress=progress)
@@ -67,7 +68,7 @@ def edit(args: Namespace, progress: Progress | None) -> Outcome:
     """Paint pictures anew."""
     _check_painting(args)
     output, pictures = _checked_output(args.output), _Pictures.of(args)
-    model = _load(args)
+    model = load_model(args)
     sampling, plan = _sampling(args, model, "edit"), _plan(args, model)
     reading = pictures.read(model, "edit", args.think, progress)
     painting = model.edit(reading, args.instruction, sampling, size=args.size, think=plan, progress=progress)
@@ -78,7 +79,7 @@ def imagine(args: Namespace, progress: Progress | None) -> Outcome:
     """Paint from a text."""
     _check_painting(args)
     output = _checked_output(args.output)
-    model = _load(args)
+    model = load_model(args)
     sampling, plan = _sampling(args, model, "imagine"), _plan(args, model)
     painting = model.imagine(args.prompt, sampling, **given(args, "size"), think=plan, progress=progress)
     return _painted(args, painting, output, sampling, painting.report)
@@ -87,7 +88,7 @@ def imagine(args: Namespace, progress: Progress | None) -> Outcome:
 def tokens(args: Namespace, progress: Progress | None) -> Outcome:
     """Draw what a reduction did."""
     output, pictures = _checked_output(args.output), _Pictures.of(args)
-    model = _load(args)
+    model = load_model(args)
     reading = pictures.read(model, "answer", False, progress)
     views = reading.token_views()
     drawn = [token_map.heat(view) if args.heat else token_map.draw(view) for view in views]
@@ -100,11 +101,28 @@ def tokens(args: Namespace, progress: Progress | None) -> Outcome:
     return Outcome(str(output), fields, reading.report)
 
 
+def demo(args: Namespace, progress: Progress | None) -> Outcome:
+    """Ask about a sample scene, edit it, and draw all of it."""
+    args.images = [SAMPLE.picture]
+    output, pictures = _checked_output(args.output), _Pictures.of(args)
+    sampling = replace(Sampling(), **given(args, "seed"))
+    model = load_model(args)
+    reading = pictures.read(model, "edit", False, progress)
+    answer = model.answer(reading, SAMPLE.question, progress=progress)
+    sampling = replace(model.default_sampling("edit"), seed=sampling.seed)
+    painting = model.edit(reading, SAMPLE.instruction, sampling, progress=progress)
+    save_image(draw(SAMPLE, reading, answer, painting), output)
+    fields = {"answer": answer.text, "output": str(output), **_origin(args), "seed": sampling.seed}
+    report = painting.report.after(answer.report.after(reading.report))
+    return Outcome(f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}", fields, report)
+
+
 COMMANDS: dict[str, Callable[[Namespace, Progress | None], Outcome]] = {
     "ask": ask,
     "edit": edit,
     "imagine": imagine,
     "tokens": tokens,
+    "demo": demo,
 }
 
 
@@ -151,7 +169,7 @@ class _Pictures:
         return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in masks]).sum(0)
 
 
-def _opened(paths: Sequence[str] | None) -> list[Image.Image]:
+def _opened(paths: Sequence[str | Path] | None) -> list[Image.Image]:
     return [open_image(path) for path in paths or ()]
 
 
@@ -193,11 +211,11 @@ def _origin(args: Namespace) -> dict[str, str]:
     return {"model": args.model or "embedded"}
 
 
-def _load(args: Namespace) -> UnifiedModel:
+def load_model(args: Namespace) -> UnifiedModel:
     """Load the model that the options name, on the device and in the types that they name."""
     device = _best_device() if args.device == "auto" else args.device
     dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype
-    tell(args, NOISE if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
+    tell(args, SMALL if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
     return load(
         args.model or CHECKPOINT,
         device=device,

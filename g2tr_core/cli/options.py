@@ -21,6 +21,7 @@ examples:
   g2tr edit photo.jpg "Make it winter" -o winter.png
   g2tr imagine "A red fox in the snow" -o fox.png
   g2tr tokens photo.jpg -o map.png
+  g2tr demo -o demo.png
   g2tr bench
 
 `g2tr COMMAND --help` lists the options of a command."""
@@ -46,7 +47,8 @@ def parser() -> ArgumentParser:
     _edit(command("edit", "Paint a picture anew as an instruction says."))
     _imagine(command("imagine", "Paint a picture from a text."))
     _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
-    _bench(command("bench", "Run a benchmark of the source tree, or list them."))
+    _demo(command("demo", "Ask about, edit and draw the tokens of a sample scene, as one picture."))
+    _bench(command("bench", "Run the quality experiment or a benchmark of the source tree, or list them."))
     return top
 
 
@@ -54,10 +56,10 @@ def _ask(parser: ArgumentParser) -> None:
     _pictures(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask; empty to let the model go on by itself")
     _common(parser, seed="of the sampling, with --temperature (0)")
-    writing = _writing(parser, limit="longest answer in tokens (512, with --think 1000)")
+    writing = _writing(parser, limit="longest answer in tokens (512, with --think the model's own limit)")
     writing.add_argument("--think", action="store_true", help="let the model reason before it answers")
     _reduction(parser)
-    _loading(parser)
+    loading(parser)
 
 
 def _edit(parser: ArgumentParser) -> None:
@@ -66,20 +68,22 @@ def _edit(parser: ArgumentParser) -> None:
     _output(parser)
     _common(parser, seed="of the noise that painting starts from (0)")
     painting = _painting(parser, size="of the result in pixels (that of the last picture)", interval="0 1")
-    painting.add_argument("--image-scale", type=float, metavar="X", help="how closely to keep to the pictures (2)")
+    painting.add_argument(
+        "--image-scale", type=float, metavar="X", help=f"how closely to keep to the pictures {_own('2')}"
+    )
     _renorm(painting, "text_channel")
     _planning(parser)
     _reduction(parser)
-    _loading(parser)
+    loading(parser)
 
 
 def _imagine(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to paint")
     _output(parser)
     _common(parser, seed="of the noise that painting starts from (0)")
-    _renorm(_painting(parser, size="in pixels (1024x1024)", interval="0.4 1"), "global")
+    _renorm(_painting(parser, size="in pixels (as the model was trained: 1024x1024)", interval="0.4 1"), "global")
     _planning(parser)
-    _loading(parser)
+    loading(parser)
 
 
 def _tokens(parser: ArgumentParser) -> None:
@@ -88,7 +92,14 @@ def _tokens(parser: ArgumentParser) -> None:
     parser.add_argument("--heat", action="store_true", help="draw how well each token agrees with the latent instead")
     _common(parser)
     _reduction(parser)
-    _loading(parser)
+    loading(parser)
+
+
+def _demo(parser: ArgumentParser) -> None:
+    _output(parser)
+    _common(parser, seed="of the noise that painting starts from (0)")
+    _reduction(parser)
+    loading(parser)
 
 
 def _bench(parser: ArgumentParser) -> None:
@@ -108,7 +119,7 @@ def _output(parser: ArgumentParser) -> None:
 
 
 def _common(parser: ArgumentParser, seed: str | None = None) -> None:
-    parser.add_argument("--model", metavar="PATH", help="BAGEL folder or file (a tiny embedded one that says noise)")
+    parser.add_argument("--model", metavar="PATH", help="folder or file of a model (a tiny embedded BAGEL)")
     if seed is not None:
         parser.add_argument("--seed", type=int, metavar="N", help=seed)
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
@@ -140,19 +151,25 @@ def _writing(parser: ArgumentParser, limit: str, title: str = "writing") -> _Arg
 
 
 def _planning(parser: ArgumentParser) -> None:
-    group = _writing(parser, limit="longest plan in tokens (1000)", title="thinking")
+    group = _writing(parser, limit=f"longest plan in tokens {_own('1000', '200')}", title="thinking")
     group.add_argument("--think", action="store_true", help="let the model plan before it paints")
 
 
 def _painting(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
     group = parser.add_argument_group("painting")
     group.add_argument("--size", type=_size, metavar="WxH", help=size)
-    group.add_argument("--steps", type=int, metavar="N", help="more are finer and slower (50)")
-    group.add_argument("--text-scale", type=float, metavar="X", help="how closely to follow the text, 1 is off (4)")
+    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('50', '20')}")
     group.add_argument(
-        "--interval", type=float, nargs=2, metavar=("LO", "HI"), help=f"flow times that are guided ({interval})"
+        "--text-scale", type=float, metavar="X", help=f"how closely to follow the text, 1 is off {_own('4', '4.5')}"
     )
-    group.add_argument("--timestep-shift", type=float, metavar="X", help="time spent on the coarse shapes (3)")
+    group.add_argument(
+        "--interval",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help=f"flow times that are guided {_own(interval, '0 1')}",
+    )
+    group.add_argument("--timestep-shift", type=float, metavar="X", help=f"time spent on the coarse shapes {_own('3')}")
     group.add_argument(
         "--no-batch-guidance", dest="batch_guidance", action="store_false", default=None, help="slower, less memory"
     )
@@ -161,11 +178,12 @@ def _painting(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGrou
 
 def _renorm(group: _ArgumentGroup, default: str) -> None:
     choices = ("global", "channel", "text_channel")
-    group.add_argument("--renorm", choices=choices, help=f"what guidance may not make stronger ({default})")
+    group.add_argument("--renorm", choices=choices, help=f"what guidance may not make stronger, of BAGEL ({default})")
     group.add_argument("--renorm-min", type=float, metavar="X", help="least factor of that, 1 is off (0)")
 
 
-def _loading(parser: ArgumentParser) -> None:
+def loading(parser: ArgumentParser) -> None:
+    """Options that say where the model is and how it is loaded; `commands.load_model` takes them."""
     group = parser.add_argument_group("model")
     group.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps (auto)")
     group.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of computing (auto)")
@@ -177,6 +195,11 @@ def _loading(parser: ArgumentParser) -> None:
     )
     group.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
+
+
+def _own(bagel: str, internvlu: str | None = None) -> str:
+    """A default that is the model's own: the authors' values."""
+    return f"({bagel})" if internvlu in (None, bagel) else f"(BAGEL {bagel}, InternVL-U {internvlu})"
 
 
 def _size(text: str) -> tuple[int, int]:

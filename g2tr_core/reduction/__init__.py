@@ -9,5 +9,6 @@ to its own width), `reduce` does the rest.
 from .anchors import pool_latent
 from .importance import importance_on_grid
 from .reduce import Reduced, Reduction, reduce
+from .selections import SELECTIONS
 
-__all__ = ["Reduced", "Reduction", "importance_on_grid", "pool_latent", "reduce"]
+__all__ = ["SELECTIONS", "Reduced", "Reduction", "importance_on_grid", "pool_latent", "reduce"]

@@ -1,4 +1,4 @@
-"""From a mask that a person painted over a picture to one value a token."""
+"""What a person wishes for each token: from a painted mask to one value a token, and what the values mean."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def importance_on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     rows, columns = (_shares(cells, side, mask) for cells, side in zip(grid, mask.shape, strict=True))
     values = rows @ mask.float() @ columns.T
     return torch.where(values.abs() > 1 - 1e-4, values.sign(), values)  # rounding must not unprotect a whole token
+
+
+def standing_and_bonus(importance: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The class of each token and, within the class, what is added to its rank.
+
+    Args:
+        importance: [N], any real dtype; clamped to [-1, 1], NaN read as 0. None is 0 everywhere.
+        like: [N] fp32, for length and device.
+
+    Returns:
+        [N] int64: 1 protected, 0 ordinary, -1 sacrificed; and [N] fp32, 0 unless ordinary.
+    """
+    wish = torch.zeros_like(like) if importance is None else importance.float().nan_to_num(0.0).clamp(-1.0, 1.0)
+    standing = (wish == 1).long() - (wish == -1).long()
+    return standing, wish - standing
 
 
 def _shares(cells: int, side: int, like: Tensor) -> Tensor:

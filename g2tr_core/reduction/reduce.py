@@ -8,14 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import number, one_of, whole
+from ..checks import number, one_of, seed, whole
 from ..errors import SettingsError
 from .anchors import cell_of_each_token
+from .baselines import Control
 from .budget import count_distinct, share_of
+from .candidates import Candidates
 from .checks import check_tokens
 from .merging import merge_tokens, nearest_kept
 from .scoring import consistency_scores
-from .selection import select_balanced
+from .selections import Selection, check_selection, select
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Reduction:
         auto_similarity: cosine from which on "auto" counts two tokens as alike, above 0 and at most 0.999. Lower
             keeps fewer.
         auto_min_ratio: the least share that "auto" keeps, above 0 and at most `keep_ratio`.
+        selection: "balanced" (the paper's) keeps the tokens that agree best with the latent, spread over its cells.
+            "diverse" (ours) keeps those most unlike each other, "guided-diverse" (ours) likewise, but each the more
+            readily the better it agrees with the latent. The names of `baselines`, for experiments, are taken too.
+        seed: of the selections among these that draw lots, any whole number from 0.
 
     Raises:
         SettingsError: a value of the wrong type or outside its limits, with the field's name.
@@ -47,6 +53,8 @@ class Reduction:
     budget: Literal["ratio", "auto"] = "ratio"
     auto_similarity: float = 0.9
     auto_min_ratio: float = 0.1
+    selection: Selection | Control = "balanced"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         number("keep_ratio", self.keep_ratio, low=0.0, high=1.0, above=True)
@@ -57,6 +65,8 @@ class Reduction:
         one_of("budget", self.budget, ("ratio", "auto"))
         number("auto_similarity", self.auto_similarity, low=0.0, high=0.999, above=True)
         number("auto_min_ratio", self.auto_min_ratio, low=0.0, high=1.0, above=True)
+        check_selection(self.selection)
+        seed(self.seed)
         if self.budget == "auto" and self.auto_min_ratio > self.keep_ratio:
             raise SettingsError(
                 f"{self.auto_min_ratio} is more than the keep_ratio {self.keep_ratio}",
@@ -105,7 +115,7 @@ def reduce(
     *,
     importance: Tensor | None = None,
 ) -> Reduced:
-    """Reduces the visual tokens of one picture as G²TR does.
+    """Reduces the visual tokens of one picture as G²TR does, or with another selection in its place.
 
     Works in fp32 inside. Never waits for the device, except once with the budget "auto". Equal inputs give equal bits,
     and the lowest index wins every tie. Where all tokens are kept, the features come back as they are.
@@ -120,8 +130,8 @@ def reduce(
         anchor_grid: (h', w') with h'·w' = M.
         settings: how many tokens to keep, and what becomes of the others.
         importance: [h, w] or [N], real or bool, device of `features`: +1 keeps a token before all others, -1 keeps it
-            only when nothing else is left, what lies between is added to its score for the ranking. Values beyond ±1
-            count as ±1, NaN as 0. Ours, not in the paper.
+            only when nothing else is left, what lies between is added to what the selection ranks by. Values beyond
+            ±1 count as ±1, NaN as 0. Ours, not in the paper.
 
     Raises:
         SettingsError: the shape, dtype or device of an argument does not fit, with its name.
@@ -134,7 +144,8 @@ def reduce(
         everything = torch.arange(count, device=features.device)
         return Reduced(features, everything, scores, everything)
 
-    keep = select_balanced(scores, cell, len(anchors), count, None if importance is None else importance.flatten())
+    wishes = None if importance is None else importance.flatten()  # [N]
+    keep = select(settings.selection, Candidates(features, grid, anchors, cell, scores, wishes, settings.seed), count)
     assignment = nearest_kept(features, keep)  # [N]
     if settings.merge == "none":
         return Reduced(features[keep], keep, scores, assignment)

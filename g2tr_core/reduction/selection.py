@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .importance import standing_and_bonus
+
 
 def select_balanced(scores: Tensor, cell: Tensor, cells: int, count: int, importance: Tensor | None = None) -> Tensor:
     """Chooses `count` tokens: protected ones, then the best of each cell, then the best of the rest, then sacrificed.
@@ -25,9 +27,8 @@ def select_balanced(scores: Tensor, cell: Tensor, cells: int, count: int, import
         [K] int64 token indices, ascending.
     """
     tokens = len(scores)
-    wish = torch.zeros_like(scores) if importance is None else importance.float().nan_to_num(0.0).clamp(-1.0, 1.0)
-    standing = (wish == 1).long() - (wish == -1).long()  # [N]: 1 protected, 0 ordinary, -1 sacrificed
-    ranking = scores + (wish - standing)  # [N]
+    standing, bonus = standing_and_bonus(importance, scores)  # [N] each
+    ranking = scores + bonus  # [N]
     finite = ranking.isfinite()  # [N]
     order = ranking.masked_fill(~finite, -torch.inf).argsort(descending=True, stable=True)  # [N]
 
@@ -38,3 +39,17 @@ def select_balanced(scores: Tensor, cell: Tensor, cells: int, count: int, import
     best_of_cell = (first.gather(0, cell) == place) & finite  # [N]; a sacrificed token is never below the initial value
     place -= tokens * best_of_cell
     return place.argsort()[:count].sort().values
+
+
+def select_highest(values: Tensor, count: int, importance: Tensor | None = None) -> Tensor:
+    """Chooses the `count` tokens of the highest values: `select_balanced` of a single cell.
+
+    Args:
+        values: [N] fp32.
+        count: K, at most N.
+        importance: as `select_balanced`.
+
+    Returns:
+        [K] int64 token indices, ascending.
+    """
+    return select_balanced(values, torch.zeros_like(values, dtype=torch.long), 1, count, importance)

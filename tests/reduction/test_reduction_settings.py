@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from g2tr_core.errors import SettingsError
-from g2tr_core.reduction import Reduction, pool_latent, reduce
+from g2tr_core.reduction import SELECTIONS, Reduction, pool_latent, reduce
+from g2tr_core.reduction.baselines import CONTROLS, Control
+from g2tr_core.reduction.selections import Selection
 
 NO_NUMBER: list[Any] = [True, None, "0.5", float("nan"), float("inf"), -float("inf"), 1j, [1], torch.tensor(0.5)]
 BAD_SETTINGS = {
@@ -20,6 +22,8 @@ BAD_SETTINGS = {
     "budget": [None, False, "all", "", 0.5],
     "auto_similarity": [*NO_NUMBER, 0.0, -0.9, 1.0, 2],
     "auto_min_ratio": [*NO_NUMBER, 0.0, -0.1, 1.5],
+    "selection": [None, True, "", "Balanced", "best", 1, ["diverse"]],
+    "seed": [None, True, -1, 1.0, "0", 2**64],
 }
 
 
@@ -41,6 +45,15 @@ def test_good_settings() -> None:
     assert Reduction(keep_ratio=1, merge_scaling=2, min_tokens=10**9).is_identity
     assert not Reduction(keep_ratio=0.999).is_identity
     assert not Reduction(keep_ratio=1.0, budget="auto").is_identity
+
+
+def test_selections_for_people_are_named_and_controls_are_taken_but_not_named() -> None:
+    assert tuple(SELECTIONS) == get_args(Selection) == ("balanced", "diverse", "guided-diverse")
+    assert tuple(CONTROLS) == get_args(Control)
+    for name in (*SELECTIONS, *CONTROLS):
+        assert Reduction(selection=name, seed=2**64 - 1).selection == name
+    with pytest.raises(SettingsError, match=r"Choose one of: balanced, diverse, guided-diverse\.$"):
+        Reduction(selection="bset")
 
 
 def arguments(**changes: Any) -> dict[str, Any]:

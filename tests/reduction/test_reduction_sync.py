@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from g2tr_core.reduction import Reduced, Reduction, pool_latent, reduce
+from g2tr_core.reduction import SELECTIONS, Reduced, Reduction, pool_latent, reduce
 
 GRID, ANCHOR_GRID = (9, 7), (4, 3)
 WAYS = [
@@ -19,6 +19,8 @@ WAYS = [
     pytest.param(Reduction(min_tokens=1, keep_ratio=0.1), id="fewer-tokens-than-cells"),
     pytest.param(Reduction(min_tokens=1, merge="none", merge_scaling=2.0), id="no-merging"),
     pytest.param(Reduction(keep_ratio=1.0), id="identity"),
+    pytest.param(Reduction(min_tokens=1, selection="diverse"), id="diverse"),
+    pytest.param(Reduction(min_tokens=1, selection="guided-diverse"), id="guided-diverse"),
 ]
 
 
@@ -71,17 +73,19 @@ def test_auto_reads_one_number_back() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_cuda_does_not_wait_and_agrees_with_the_cpu(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_cuda_does_not_wait_and_agrees_with_the_cpu(dtype: torch.dtype, selection: Any) -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(63, 64, generator=random).to(dtype)
     anchors = torch.randn(12, 64, generator=random).to(dtype)
-    on_cuda = (features.cuda(), GRID, anchors.cuda(), ANCHOR_GRID, Reduction(min_tokens=1))
+    how = Reduction(min_tokens=1, selection=selection)
+    on_cuda = (features.cuda(), GRID, anchors.cuda(), ANCHOR_GRID, how)
     torch.cuda.set_sync_debug_mode("error")
     try:
         first, second = reduce(*on_cuda), reduce(*on_cuda)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = reduce(features, GRID, anchors, ANCHOR_GRID, Reduction(min_tokens=1))
+    expected = reduce(features, GRID, anchors, ANCHOR_GRID, how)
     assert torch.equal(first.features, second.features)
     assert torch.equal(first.keep.cpu(), expected.keep)
     assert torch.equal(first.assignment.cpu(), expected.assignment)

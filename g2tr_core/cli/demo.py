@@ -1,0 +1,30 @@
+"""The picture that `g2tr demo` makes: a scene, a question and its answer, the tokens that were read, and an edit."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from .. import token_map
+from ..embedded import Sample
+from ..images import open_image
+from ..sheet import BRIGHT, DIM, columns, fitted, lines
+from ..umm.interface import Answer, Painting, Reading
+
+
+def draw(sample: Sample, reading: Reading, answer: Answer, painting: Painting) -> Image.Image:
+    """Three columns: the scene with the answer, the token map, and the edit."""
+    tokens = reading.visual_tokens
+    told = (
+        ("a scene of its world", open_image(sample.picture), sample.question, answer.text),
+        (
+            "what is read of it",
+            token_map.draw(reading.token_views()[0]),
+            "Bright cells stay, the others merge into",
+            f"them: {tokens.after} of {tokens.before} visual tokens are left.",
+        ),
+        ("the edit, from those tokens", painting.image, sample.instruction, ""),
+    )
+    return columns(
+        [[lines([title], 18, DIM), fitted(picture), lines([said], 22, BRIGHT), lines([reply], 26, BRIGHT)]
+         for title, picture, said, reply in told]
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""`g2tr bench quality`: run the experiment of `g2tr_core.quality`, and say what came out.
+
+Results are written as they come in; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..decoding import Decoding
+from ..embedded import CHECKPOINT
+from ..errors import SettingsError
+from ..quality import answers, edits, markdown, plot
+from ..quality.answers import AnswerRun
+from ..quality.cases import Case, Edit, Question, count_of, fingerprint
+from ..quality.conditions import CHOICES, EDIT_CHOICES, EDIT_MERGES, EDIT_RATIOS, MERGES, RATIOS, conditions
+from ..quality.edits import EditRun
+from ..quality.gates import gates
+from ..quality.ledger import Ledger
+from ..quality.own_cases import own_edits, own_questions
+from ..quality.summary import Summary, summarise, write_csv
+from ..quality.world_cases import world_edits, world_questions
+from ..sampling import Sampling
+from ..umm.interface import UnifiedModel
+from . import terminal
+from .commands import load_model
+from .options import loading
+
+QUESTIONS, EDITS = 1000, 300  # asked of the world unless told otherwise
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment with these arguments.
+
+    Raises:
+        G2TRError: an argument, a file or the model is wrong.
+    """
+    args = _parser().parse_args(argv)
+    terminal.quieten_libraries()
+    out = Path(args.out)
+    asked, edited = _cases(args)
+    chosen = (
+        conditions(args.ratios or RATIOS, args.selections or CHOICES, MERGES),
+        conditions(
+            args.ratios or (RATIOS if args.all else EDIT_RATIOS),
+            args.selections or (CHOICES if args.all else EDIT_CHOICES),
+            MERGES if args.all else EDIT_MERGES,
+        ),
+    )
+    decoding = Decoding(max_tokens=args.max_tokens)
+    model = load_model(args)
+    sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
+
+    summary: Summary = {}
+    if asked:
+        known = {**_origin(args), "tasks": fingerprint(asked), "max_tokens": decoding.max_tokens}
+        ledger = Ledger(out / "answers.csv", answers.MEASURES, known)
+        _carry_out(args, "answers", AnswerRun(model, asked, chosen[0], decoding, ledger))
+        summary |= summarise(ledger, ("accuracy",), chosen[0], args.seed)
+    if edited:
+        known = {**_origin(args), "tasks": fingerprint(edited), "sampling": asdict(sampling)}
+        ledger = Ledger(out / "edits.csv", edits.MEASURES, known)
+        _carry_out(args, "edits", EditRun(model, edited, chosen[1], sampling, ledger))
+        summary |= summarise(ledger, edits.MEASURES, chosen[1], args.seed)
+
+    write_csv(summary, out / "summary.csv")
+    plot.draw(summary, out / "quality.png")
+    facts = _facts(args, model, asked, edited, sampling)
+    reached = gates(summary) if args.data is None else []
+    (out / "quality.md").write_text(markdown.page(facts, summary, reached, details=True), encoding="utf-8")
+    terminal.hand_over(args, markdown.page(facts, summary, reached, details=False).rstrip(), {})
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="g2tr bench quality",
+        description="Ask and edit with fewer and fewer visual tokens, chosen in several ways, and compare with the "
+        "truth and with all tokens. Writes tables (Markdown, CSV), a plot and every single result; the same command "
+        "goes on where it was stopped.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where results go, and are continued")
+    parser.add_argument("--model", metavar="PATH", help="folder or file of any known model (the embedded one)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="your own questions.jsonl or .csv (image, question, answer, type) and edits.jsonl or .csv (image, "
+        "instruction, target, class) instead of the embedded world",
+    )
+    parser.add_argument("--questions", type=_count, metavar="N", help=f"how many, 0 for none ({QUESTIONS}; own: all)")
+    parser.add_argument("--edits", type=_count, metavar="N", help=f"how many, 0 for none ({EDITS}; own: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the world's scenes and the bootstrap (0)")
+    parser.add_argument("--ratios", type=float, nargs="+", metavar="X", help="only these keep ratios beside 1")
+    parser.add_argument("--selections", nargs="+", choices=CHOICES, metavar="NAME", help=", ".join(CHOICES))
+    parser.add_argument("--all", action="store_true", help="edit under every condition, not only the telling ones")
+    parser.add_argument("--steps", type=int, metavar="N", help="of painting an edit (the model's own)")
+    parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
+    parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
+    loading(parser)
+    parser.set_defaults(json=False)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _cases(args: Namespace) -> tuple[list[Case[Question]], list[Case[Edit]]]:
+    """What to ask and what to edit; everything that can be wrong with it is found here."""
+    checks.whole("seed", args.seed, low=0)
+    for ratio in args.ratios or ():
+        checks.number("ratios", ratio, low=0.0, high=1.0, above=True)
+    if args.data is not None:
+        found = own_questions(args.data, args.questions), own_edits(args.data, args.edits)
+    else:
+        questions = QUESTIONS if args.questions is None else args.questions
+        found = (
+            world_questions(questions, args.seed),
+            world_edits(EDITS if args.edits is None else args.edits, args.seed),
+        )
+    if not any(found):
+        where = "questions and edits" if args.data is None else str(args.data)
+        raise SettingsError("there is nothing to ask and nothing to edit", where=where, fix="See --help for --data")
+    return found
+
+
+def _carry_out(args: Namespace, name: str, run: AnswerRun | EditRun) -> None:
+    """Make what is missing, with an estimate first and a bar while it lasts."""
+    total = run.remaining
+    if not total:
+        return
+    minutes = max(1, round(run.seconds_each() * total / 60))
+    terminal.tell(args, f"{total:,} {name} to go, about {minutes:,} min")
+    with terminal.progress_bars(args) as bars:
+        made = 0
+
+        def tick() -> None:
+            nonlocal made
+            made += 1
+            if bars is not None:
+                bars(name, made, total)
+
+        run.run(tick)
+
+
+def _origin(args: Namespace) -> dict[str, Any]:
+    """The model, so that results of two of them, or of a changed one, are never mixed."""
+    path = Path(args.model or CHECKPOINT).expanduser()
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return {"model": args.model or "embedded", "dtype": args.dtype, "weights": weights}
+
+
+def _facts(
+    args: Namespace,
+    model: UnifiedModel,
+    asked: Sequence[Case[Question]],
+    edited: Sequence[Case[Edit]],
+    sampling: Sampling,
+) -> dict[str, str]:
+    """What was run, for the head of the page."""
+    data = f"the embedded world, test split, seed {args.seed}" if args.data is None else str(args.data)
+    guidance = sampling.guidance
+    facts = {
+        "Model": f"{args.model or 'embedded'}, {str(model.compute_dtype).removeprefix('torch.')} on {model.device}",
+        "Data": data,
+    }
+    if asked:
+        facts["Questions"] = f"{count_of(asked):,} about {len(asked):,} pictures, greedy decoding"
+    if edited:
+        facts["Edits"] = (
+            f"{count_of(edited):,} of {len(edited):,} pictures, {sampling.steps} steps, text scale "
+            f"{guidance.text_scale:g}, image scale {guidance.image_scale:g}; the seed is the number of the edit"
+        )
+    return facts

@@ -1,0 +1,71 @@
+"""The questions: is the answer that the model writes the right one?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..decoding import Decoding
+from ..umm.interface import UnifiedModel
+from .cases import Case, Question
+from .conditions import Condition, read
+from .ledger import Ledger
+
+MEASURES = ("accuracy", "answer")
+
+
+@dataclass(frozen=True)
+class AnswerRun:
+    """Questions to a model, under conditions.
+
+    Args:
+        model: any model.
+        cases: pictures with questions.
+        conditions: how pictures are read.
+        decoding: how answers are written; greedy, so that they depend on nothing else.
+        ledger: where results go, with `MEASURES`.
+    """
+
+    model: UnifiedModel
+    cases: Sequence[Case[Question]]
+    conditions: Sequence[Condition]
+    decoding: Decoding
+    ledger: Ledger
+
+    @property
+    def remaining(self) -> int:
+        """Answers that are still to be written."""
+        return self.ledger.remaining(self.cases, self.conditions)
+
+    def seconds_each(self) -> float:
+        """How long an answer takes, by a trial with the first picture that is forgotten again."""
+        case, condition = self.cases[0], self.conditions[len(self.conditions) // 2]
+        encoding = self.model.encode(case.image)
+        for _ in range(2):  # the first time warms up
+            start = time.perf_counter()
+            reading = read(self.model, encoding, condition, "answer", case.number)
+            for question in case.tasks:
+                self.model.answer(reading, question.text, decoding=self.decoding)
+        return (time.perf_counter() - start) / len(case.tasks)
+
+    def run(self, tick: Callable[[], object]) -> None:
+        """Write them; `tick` is called after each."""
+        for case in self.cases:
+            todo = self.ledger.pending(case, self.conditions)
+            if not todo:
+                continue
+            encoding = self.model.encode(case.image)
+            for condition, questions in todo.items():
+                reading = read(self.model, encoding, condition, "answer", case.number)
+                for question in questions:
+                    answer = self.model.answer(reading, question.text, decoding=self.decoding).text
+                    right = normalised(answer) == normalised(question.answer)
+                    measured: dict[str, float | str] = {"accuracy": int(right), "answer": " ".join(answer.split())}
+                    self.ledger.add(case, question, condition, measured)
+                    tick()
+
+
+def normalised(answer: str) -> str:
+    """An answer without what makes no difference: case, spaces, a full stop at the end."""
+    return " ".join(answer.casefold().split()).removesuffix(".").rstrip()

@@ -1,0 +1,125 @@
+"""The result as a page of tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from .bootstrap import Interval
+from .conditions import FLOOR, FULL, Condition
+from .gates import Gate
+from .summary import OVERALL, Key, Line, Summary
+
+PAPER = {"BAGEL": "99.0 %", "InternVL-U": "94.9 %"}  # of the accuracy with all tokens, at half of them
+HALF = Condition(0.5, "balanced", "mean")
+SHARES = ("accuracy", "closer")  # measured 0 … 1, told in percent; all others are in dB
+
+TITLES = {
+    "accuracy": "Right answers, %",
+    "closer": "Edits nearer to the target than to the source, %",
+    "inside": "Inside of the change against the target, PSNR in dB",
+    "outside": "Outside of the change against the target, PSNR in dB",
+    "as_full_inside": "Inside against the result with all tokens, PSNR in dB",
+    "as_full_outside": "Outside against the result with all tokens, PSNR in dB",
+}
+READING = "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens."
+AGAINST = "Difference to the paper's selection at the same ratio and merging, bold where its interval is without 0:"
+
+
+def page(facts: Mapping[str, str], summary: Summary, gates: Sequence[Gate], *, details: bool) -> str:
+    """The whole page, Markdown.
+
+    Args:
+        facts: what was run, by name.
+        summary: all measures of answers and edits.
+        gates: what was to be reached; empty where nothing was.
+        details: with differences, and with tables by type and class.
+    """
+    measures = [measure for measure in TITLES if Key(measure, OVERALL, FULL) in summary]
+    parts = ["# Quality with fewer visual tokens", "\n".join(f"- {name}: {fact}" for name, fact in facts.items())]
+    parts += [READING, *_half(summary)]
+    for measure in measures:
+        parts += _measure(summary, measure, details)
+    if gates:
+        rows = [(gate.name, gate.measured, gate.wanted, "pass" if gate.passed else "**fail**") for gate in gates]
+        parts += ["## Gates (all tokens)", table(("gate", "measured", "wanted", ""), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _half(summary: Summary) -> list[str]:
+    """The paper's claim, where this run has what it is about."""
+    line = summary.get(Key("accuracy", OVERALL, HALF))
+    if line is None or math.isnan(line.to_full.mean):
+        return []
+    rows = [
+        ("this run", f"{_value(line.to_full, 100)} %"),
+        *((f"paper, {name}", share) for name, share in PAPER.items()),
+    ]
+    note = "Accuracy with half of the tokens (the paper's selection, merged) relative to that with all:"
+    return ["## At 50 %", note, table(("", "relative accuracy"), rows)]
+
+
+def _measure(summary: Summary, measure: str, details: bool) -> list[str]:
+    """The tables of one measure: by ratio; then against the paper's selection, and by kind at half the tokens."""
+    scale = 100 if measure in SHARES else 1
+    of_all = {key.condition: line for key, line in summary.items() if key[:2] == (measure, OVERALL)}
+    parts = [f"## {TITLES[measure]}", _by_ratio(of_all, lambda line: _value(line.value, scale), ends=True)]
+    ceiling = summary.get(Key(f"ceiling_{measure}", OVERALL, FULL))
+    if ceiling is not None:
+        parts.append(f"The target through the autoencoder and back: {_value(ceiling.value, scale)} dB.")
+    rivals = {condition: line for condition, line in of_all.items() if line.minus_balanced}
+    if details and rivals:
+        parts += [AGAINST, _by_ratio(rivals, lambda line: _difference(line.minus_balanced, scale), ends=False)]
+    return [*parts, _by_kind(summary, measure, scale)] if details else parts
+
+
+def _by_ratio(lines: Mapping[Condition, Line], cell: Callable[[Line], str], *, ends: bool) -> str:
+    """One row a selection, one column a ratio; with `ends`, all tokens and none are columns too."""
+    between = [condition for condition in lines if condition not in (FULL, FLOOR)]
+    ratios = sorted({condition.ratio for condition in between}, reverse=True)
+    columns = [*((1.0,) if ends else ()), *ratios, *((0.0,) if ends else ())]
+    rows = []
+    for selection, merge in dict.fromkeys((condition.selection, condition.merge) for condition in between):
+        of_row = [{1.0: FULL, 0.0: FLOOR}.get(ratio, Condition(ratio, selection, merge)) for ratio in columns]
+        rows.append((selection, merge, *(cell(lines[each]) if each in lines else "" for each in of_row)))
+    if not rows and ends:
+        rows.append(("", "", cell(lines[FULL]), cell(lines[FLOOR])))
+    titles = ["none" if ratio == 0 else f"{100 * ratio:g} %" for ratio in columns]
+    return table(("selection", "merge", *titles), rows)
+
+
+def _by_kind(summary: Summary, measure: str, scale: int) -> str:
+    """One row a type or class: all tokens, none, and every merged selection at half of them."""
+    kinds = list(dict.fromkeys(key.kind for key in summary if key.measure == measure))
+    halves = [key.condition for key in summary if key[:2] == (measure, OVERALL)]
+    halves = [condition for condition in halves if (condition.ratio, condition.merge) == (HALF.ratio, HALF.merge)]
+    shown = {"all tokens": FULL, "none": FLOOR} | {f"{half.selection}, 50 %": half for half in halves}
+    rows = [
+        (
+            kind,
+            str(summary[Key(measure, kind, FLOOR)].count),
+            *(_value(summary[Key(measure, kind, condition)].value, scale) for condition in shown.values()),
+        )
+        for kind in kinds
+    ]
+    return table(("kind", "items", *shown), rows)
+
+
+def _value(value: Interval, scale: int) -> str:
+    mean, low, high = (scale * bound for bound in value)
+    return "" if math.isnan(mean) else f"{mean:.1f} ({low:.1f}–{high:.1f})"
+
+
+def _difference(value: Interval | None, scale: int) -> str:
+    if value is None or math.isnan(value.mean):
+        return ""
+    mean, low, high = (scale * bound for bound in value)
+    digits = 1 if scale == 100 else 2
+    text = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"**{text}**" if low > 0 or high < 0 else text

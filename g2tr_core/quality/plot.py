@@ -1,0 +1,71 @@
+"""The result as a picture: what is left of answers and edits at each ratio, one line a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .conditions import FLOOR, FULL, Condition
+from .summary import OVERALL, Key, Line, Summary
+
+PANELS = {  # a measure, its title, and what its values are multiplied with
+    "accuracy": ("right answers, %", 100),
+    "closer": ("edits nearer to the target, %", 100),
+    "inside": ("inside of the edit, PSNR in dB", 1),
+    "outside": ("outside of the edit, PSNR in dB", 1),
+}
+STYLES = {  # colour and line: the selections for people whole, what they are compared with broken
+    "balanced": ("tab:blue", "-"),
+    "diverse": ("tab:green", "-"),
+    "guided-diverse": ("tab:red", "-"),
+    "flipped": ("tab:blue", "--"),
+    "shuffled-anchors": ("tab:cyan", "--"),
+    "random": ("tab:gray", ":"),
+    "uniform": ("tab:olive", ":"),
+    "norm": ("tab:orange", ":"),
+}
+DODGE = 0.4  # percent of tokens between the error bars of neighbours
+
+
+def draw(summary: Summary, path: Path) -> None:
+    """Draw the measures that the summary has, with intervals; selections that merge, where any do."""
+    measures = [measure for measure in PANELS if Key(measure, OVERALL, FULL) in summary]
+    columns = min(2, len(measures))
+    rows = -(-len(measures) // columns)
+    figure = Figure(figsize=(6 * columns, 4.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, measure in zip(grid, measures, strict=True):
+        lines = {key.condition: line for key, line in summary.items() if key[:2] == (measure, OVERALL)}
+        _panel(axes, lines, *PANELS[measure])
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) -> None:
+    merges = {condition.merge for condition in lines if condition not in (FULL, FLOOR)}
+    merge = "mean" if "mean" in merges else "none"
+    chosen = [condition for condition in lines if condition.merge == merge and condition not in (FULL, FLOOR)]
+    selections = list(dict.fromkeys(condition.selection for condition in chosen))
+    for index, selection in enumerate(selections):
+        points = [FULL, *sorted((c for c in chosen if c.selection == selection), key=lambda c: -c.ratio)]
+        values = [lines[condition].value for condition in points]
+        colour, style = STYLES[selection]
+        axes.errorbar(
+            [100 * condition.ratio + DODGE * (index - len(selections) / 2) for condition in points],
+            [scale * value.mean for value in values],
+            [[scale * (v.mean - v.low) for v in values], [scale * (v.high - v.mean) for v in values]],
+            color=colour,
+            linestyle=style,
+            marker="o",
+            markersize=3,
+            linewidth=1.4,
+            capsize=2,
+            label=selection,
+        )
+    axes.axhline(scale * lines[FLOOR].value.mean, color="black", linewidth=0.8, label="no visual tokens")
+    axes.set(title=title, xlabel=f"visual tokens kept, % ({'merged' if merge == 'mean' else 'not merged'})")
+    axes.set_xlim(103, 0)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
