@@ -1,4 +1,4 @@
-"""What the benchmarks share: a BAGEL of random weights at a given size, interleaved timing, tables.
+"""What the benchmarks share: models of random weights at a given size, interleaved timing, tables.
 
 Speed does not depend on the values of weights, so nothing is downloaded. The scripts run this file by its path
 (`runpy`), so that they work alone and under `g2tr bench` alike.
@@ -12,19 +12,27 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
 from torch import nn
 
-from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.embedded import CHECKPOINT, INTERNVLU
 from g2tr_core.umm.bagel.checkpoint import Parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
 from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.bagel.network import BagelNetwork
 from g2tr_core.umm.bagel.tokenizer import load_tokenizer, special_tokens
 from g2tr_core.umm.bagel.vae import Autoencoder
+from g2tr_core.umm.internvlu import checkpoint as internvlu
+from g2tr_core.umm.internvlu.config import InternVLUConfig
+from g2tr_core.umm.internvlu.model import InternVLU
+from g2tr_core.umm.internvlu.network import InternVLUNetwork
+from g2tr_core.umm.internvlu.prompts import Words
+from g2tr_core.umm.internvlu.vae import Autoencoder as VideoAutoencoder
+from g2tr_core.umm.model import PictureModel
+from g2tr_core.umm.tokenizer import load_tokenizer as find_tokenizer
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,7 +57,7 @@ MODELS = {
             heads=4,
             kv_heads=1,
             head_dim=64,
-            vocab_size=512,
+            vocab_size=640,
             vit_hidden_size=256,
             vit_intermediate_size=1024,
             vit_layers=4,
@@ -69,7 +77,7 @@ MODELS = {
             heads=4,
             kv_heads=2,
             head_dim=16,
-            vocab_size=512,
+            vocab_size=640,
             vit_hidden_size=32,
             vit_intermediate_size=64,
             vit_layers=1,
@@ -83,10 +91,40 @@ MODELS = {
 }
 
 
-def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+INTERNVLU_MODELS = {
+    # The release: 4 B, 8 GB in bf16, and 16 GB in fp32 as a CPU has it.
+    "internvlu": (InternVLUConfig(), 96),
+    # Its widths, a quarter of the layers of each part and few words: for a CPU with 6 GB to spare.
+    "internvlu-quarter": (InternVLUConfig(layers=7, vit_layers=6, painter_layers=5, vocab_size=640), 96),
+    # For tests.
+    "internvlu-tiny": (
+        InternVLUConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            vocab_size=640,
+            vit_hidden_size=32,
+            vit_intermediate_size=64,
+            vit_layers=1,
+            vit_heads=2,
+            painter_layers=2,
+            painter_heads=3,
+            painter_head_dim=16,
+            painter_rope_axes=(4, 6, 6),
+        ),
+        8,
+    ),
+}
+"""Sizes of InternVL-U's networks, and the width of its autoencoder at the picture's resolution."""
+
+
+def parser(description: str, *, repeats: int, models: Sequence[str] = tuple(MODELS)) -> argparse.ArgumentParser:
+    """The options that all benchmarks have; `models` are those that one can measure."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--model", choices=MODELS, help="7b (29 GB), mid or tiny; default: 7b on a GPU, else mid")
+    options.add_argument("--model", choices=models, help="of random weights; default: 7b (29 GB) on a GPU, else mid")
     options.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--repeats", type=int, default=repeats, help="rounds to take the median of")
     options.add_argument("--threads", type=int, help="CPU threads; 1 where others use the machine; default: all")
@@ -99,13 +137,29 @@ def settle(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.quick:
-        options.model, options.repeats = "tiny", 1
+        options.model, options.repeats = "internvlu-tiny" if options.model in INTERNVLU_MODELS else "tiny", 1
     options.model = options.model or ("mid" if options.device.type == "cpu" else "7b")
 
 
 def dtype_on(device: torch.device) -> torch.dtype:
     """bf16, the released weights' own; fp32 on a CPU, where attention is slow beside matrix products in bf16."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def random_model(name: str, device: torch.device) -> PictureModel[Any]:
+    """A model of `MODELS` or of `INTERNVLU_MODELS`, with an embedded tokenizer."""
+    return random_bagel(name, device) if name in MODELS else random_internvlu(name, device)
+
+
+def random_internvlu(name: str, device: torch.device) -> InternVLU:
+    """A model of one of the `INTERNVLU_MODELS`."""
+    (config, base), dtype = INTERNVLU_MODELS[name], dtype_on(device)
+    words = Words.of(*find_tokenizer([INTERNVLU / "processor"], str(INTERNVLU)))
+    network = InternVLUNetwork(config, words.special, compute_dtype=dtype, device="meta", dtype=dtype)
+    network = _materialised(network, device)
+    network.vlm.materialise(device)
+    vae = _materialised(VideoAutoencoder(base, device="meta").to(dtype), device)
+    return InternVLU(internvlu.Parts(config, network, vae, words), device)
 
 
 def random_bagel(name: str, device: torch.device) -> Bagel:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,14 +21,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from g2tr_core.context import Canvas
 from g2tr_core.reduction import Reduction
 from g2tr_core.report import Report
-from g2tr_core.sampling import Sampling, denoise, timesteps
-from g2tr_core.umm.bagel.model import Bagel
-from g2tr_core.umm.bagel.network import Denoiser
-from g2tr_core.umm.bagel.preprocess import grid_positions
-from g2tr_core.umm.bagel.reading import Reading
+from g2tr_core.sampling import Sampling
+from g2tr_core.umm.interface import Reading, UnifiedModel
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 
@@ -83,23 +79,22 @@ def _waits(copy: Any, args: Any, kwargs: Any, result: Any) -> bool:
     return len(devices) > 1 and not given.get("non_blocking", False)
 
 
-def operators_of_a_step(bagel: Bagel, reading: Reading, batched: bool) -> Operators:
-    """Count one guided step, from the call of the denoiser to the Euler update, after one that warms up."""
-    device, config, sampling = bagel.device, bagel.config, Sampling(batch_guidance=batched)
-    ids = torch.tensor(bagel.tokenizer.encode(INSTRUCTION), device=device)
-    conversation = reading.conversations["edit", False].say(ids)
-    contexts, plan = conversation.branches(image_guidance=True, batched=batched)
-    positions = grid_positions(reading.encoding.pictures[-1].prepared.latent_grid, config.latent_side).to(device)
-    noise = sampling.noise(len(positions), config.patch_channels).to(device)
-    with Canvas(contexts, len(positions) + 2) as canvas:
-        denoiser = Denoiser(bagel.network, canvas, positions)
-        denoise(denoiser, noise, timesteps(2, 1.0), plan, sampling.guidance)
-        with Operators() as counted:
-            denoise(denoiser, noise, timesteps(2, 1.0), plan, sampling.guidance)
+def operators_of_a_step(model: UnifiedModel, reading: Reading, batched: bool) -> Operators:
+    """Count one guided step, the preview of its result included, after one that warms up."""
+    counted = Operators()
+
+    def progress(stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        if done == 1:
+            counted.__enter__()
+        elif done == 2:
+            counted.__exit__(None, None, None)
+
+    size = reading.encoding.pictures[-1].prepared.size
+    model.edit(reading, INSTRUCTION, Sampling(steps=3, batch_guidance=batched), size=size, progress=progress)
     return counted
 
 
-def cuda_warnings(bagel: Bagel, reading: Reading, batched: bool) -> int:
+def cuda_warnings(model: UnifiedModel, reading: Reading, batched: bool) -> int:
     """Synchronising calls that CUDA itself notices from the second step to the last of a short edit."""
 
     def progress(stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
@@ -108,43 +103,62 @@ def cuda_warnings(bagel: Bagel, reading: Reading, batched: bool) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            bagel.edit(reading, INSTRUCTION, Sampling(steps=6, batch_guidance=batched), progress=progress)
+            model.edit(reading, INSTRUCTION, Sampling(steps=6, batch_guidance=batched), progress=progress)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
-def edit(bagel: Bagel, picture: Image.Image, ratio: float, sampling: Sampling) -> tuple[Report, float]:
-    """Read and edit: times by stage, and peak GiB on the device (0 on a CPU)."""
-    cuda = bagel.device.type == "cuda"
+class Run(NamedTuple):
+    """One edit.
+
+    Args:
+        report: times by stage.
+        evaluations: steps of the solver.
+        gibibytes: most memory on the device; 0 on a CPU.
+    """
+
+    report: Report
+    evaluations: int
+    gibibytes: float
+
+
+def edit(model: UnifiedModel, picture: Image.Image, ratio: float, sampling: Sampling) -> Run:
+    """Read and edit."""
+    cuda, evaluations = model.device.type == "cuda", 0
+
+    def progress(stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        nonlocal evaluations
+        evaluations = total
+
     if cuda:
-        torch.cuda.reset_peak_memory_stats(bagel.device)
-    reading = bagel.read(picture, Reduction(keep_ratio=ratio), purpose="edit")
-    report = bagel.edit(reading, INSTRUCTION, sampling).report.after(reading.report)
-    return report, torch.cuda.max_memory_allocated(bagel.device) / 2**30 if cuda else 0.0
+        torch.cuda.reset_peak_memory_stats(model.device)
+    reading = model.read(picture, Reduction(keep_ratio=ratio), purpose="edit")
+    report = model.edit(reading, INSTRUCTION, sampling, progress=progress).report.after(reading.report)
+    return Run(report, evaluations, torch.cuda.max_memory_allocated(model.device) / 2**30 if cuda else 0.0)
 
 
 def stage_rows(
-    bagel: Bagel, picture: Image.Image, steps: int, ways: list[tuple[float, bool]], repeats: int
+    model: UnifiedModel, picture: Image.Image, steps: int, ways: list[tuple[float, bool]], repeats: int
 ) -> list[list[str]]:
     """Median times by stage, one line a way (keep ratio, batched guidance); rounds are interleaved."""
-    results: dict[tuple[float, bool], list[tuple[Report, float]]] = {way: [] for way in ways}
+    results: dict[tuple[float, bool], list[Run]] = {way: [] for way in ways}
     for round_ in range(repeats + 1):
         for ratio, batched in ways:
             sampling = Sampling(steps=2 if round_ == 0 else steps, batch_guidance=batched)
-            result = edit(bagel, picture, ratio, sampling)
+            result = edit(model, picture, ratio, sampling)
             if round_ > 0:
                 results[ratio, batched].append(result)
     lines = []
     for (ratio, batched), runs in results.items():
-        ms = {stage: median(report.ms.get(stage, 0.0) for report, _ in runs) for stage in STAGES}
-        whole = [sum(report.ms.values()) for report, _ in runs]
-        peak = max(gibibytes for _, gibibytes in runs)
+        ms = {stage: median(run.report.ms.get(stage, 0.0) for run in runs) for stage in STAGES}
+        whole = [sum(run.report.ms.values()) for run in runs]
+        peak = max(run.gibibytes for run in runs)
         lines.append(
             [
                 f"{ratio:g}, {'together' if batched else 'in turn'}",
                 *(f"{ms[stage]:,.1f}" for stage in STAGES),
-                f"{ms['denoise'] / (steps - 1):,.1f}",
+                f"{ms['denoise'] / runs[0].evaluations:,.1f}",
                 common.spread(whole),
                 f"{peak:.2f}" if peak else "",
             ]
@@ -153,14 +167,14 @@ def stage_rows(
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = common.parser(__doc__, repeats=3)
+    parser = common.parser(__doc__, repeats=3, models=(*common.MODELS, *common.INTERNVLU_MODELS))
     parser.add_argument("--size", type=int, help="side of the picture in pixels; default: 1024 on a GPU, else 256")
-    parser.add_argument("--steps", type=int, help="flow times; default: 50 on a GPU, else 3")
+    parser.add_argument("--steps", type=int, help="of `Sampling`; default: the authors' on a GPU, else 3")
     options = parser.parse_args(argv)
     common.settle(options)
     small = options.device.type == "cpu"
     options.size = 128 if options.quick else options.size or (256 if small else 1024)
-    options.steps = 3 if options.quick else options.steps or (3 if small else 50)
+    options.steps = 3 if options.quick or (small and options.steps is None) else options.steps
     return options
 
 
@@ -168,21 +182,22 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; see the module."""
     options = arguments(argv)
-    bagel, picture = common.random_bagel(options.model, options.device), common.random_picture(options.size)
+    model, picture = common.random_model(options.model, options.device), common.random_picture(options.size)
+    steps = options.steps or model.default_sampling("edit").steps
     ways = [(1.0, True), (0.5, True), (0.5, False)]
-    stages = stage_rows(bagel, picture, options.steps, ways, options.repeats)
+    stages = stage_rows(model, picture, steps, ways, options.repeats)
     print(common.machine(options), end="\n\n")
     header = ("keep ratio, branches", *STAGES, "a step", "all", "peak GiB")
     print(common.table(header, stages))
     print(
         f"\nMilliseconds; medians of {options.repeats} interleaved rounds. {options.size}x{options.size}, "
-        f"{options.steps} flow times, text and image guidance (three branches).\n"
+        f"{steps} steps, text and image guidance (three branches).\n"
     )
-    reading = bagel.read(picture, Reduction(keep_ratio=0.5), purpose="edit")
+    reading = model.read(picture, Reduction(keep_ratio=0.5), purpose="edit")
     lines = []
     for batched in (True, False):
-        counted = operators_of_a_step(bagel, reading, batched)
-        noticed = str(cuda_warnings(bagel, reading, batched)) if options.device.type == "cuda" else ""
+        counted = operators_of_a_step(model, reading, batched)
+        noticed = str(cuda_warnings(model, reading, batched)) if options.device.type == "cuda" else ""
         kernels, waits = counted.launched.total(), counted.synchronising.total()
         lines.append(["together" if batched else "in turn", f"{kernels:,}", str(waits), noticed])
     print(

@@ -60,6 +60,8 @@ def make_checkpoint(folder: Path) -> None:
     save_file(tensors, folder / "ema.safetensors")
     for name in ("ae.safetensors", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((CHECKPOINT / name).read_bytes())
+    own = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))["g2tr"]
+    (folder / "config.json").write_text(json.dumps({"g2tr": {"vae_groups": own["vae_groups"]}}))
     (folder / "vit_config.json").write_text(json.dumps({"num_attention_heads": MID_SIZE.vit_heads}))
 
 

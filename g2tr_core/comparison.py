@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .report import Report
+from .sheet import BRIGHT, DIM, columns, fitted, lines, wrapped
 
-BACKGROUND, BRIGHT, DIM = (18, 18, 20), (238, 238, 238), (150, 150, 155)
-COLUMN, MARGIN = 512, 24  # pixels
 ENCODING = ("prepare", "vit", "vae_encode")  # stages that all ratios share
-LETTERS = 52  # a line of an answer
 LONGEST_ANSWER = 14  # lines that are drawn
 
 
@@ -40,15 +37,7 @@ def sheet(entries: Sequence[Entry]) -> Image.Image:
     Returns:
         An RGB picture.
     """
-    rows = list(zip(*(_cells(entry) for entry in entries), strict=True))
-    heights = [max(cell.height for cell in row) + MARGIN // 2 for row in rows]
-    size = (len(entries) * (COLUMN + MARGIN) + MARGIN, sum(heights) + 2 * MARGIN)
-    picture, top = Image.new("RGB", size, BACKGROUND), MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, cell in enumerate(row):
-            picture.paste(cell, (MARGIN + column * (COLUMN + MARGIN), top))
-        top += height
-    return picture
+    return columns([_cells(entry) for entry in entries])
 
 
 def table(entries: Sequence[Entry]) -> str:
@@ -72,29 +61,10 @@ def _seconds(entry: Entry) -> float:
 
 def _cells(entry: Entry) -> list[Image.Image]:
     """What stands in an entry's column, from the top."""
-    tokens = entry.report.visual_tokens
+    tokens, result = entry.report.visual_tokens, entry.result
     return [
-        _lines([f"keep_ratio {entry.ratio:g}"], 26, BRIGHT),
-        _lines([f"{tokens.after:,} of {tokens.before:,} tokens  ·  {_seconds(entry):,.2f} s"], 18, DIM),
-        _fitted(entry.token_map),
-        _lines(_wrapped(entry.result), 18, BRIGHT) if isinstance(entry.result, str) else _fitted(entry.result),
+        lines([f"keep_ratio {entry.ratio:g}"], 26, BRIGHT),
+        lines([f"{tokens.after:,} of {tokens.before:,} tokens  ·  {_seconds(entry):,.2f} s"], 18, DIM),
+        fitted(entry.token_map),
+        lines(wrapped(result, LONGEST_ANSWER), 18, BRIGHT) if isinstance(result, str) else fitted(result),
     ]
-
-
-def _fitted(image: Image.Image) -> Image.Image:
-    height = max(1, round(image.height * COLUMN / image.width))
-    return image.resize((COLUMN, height), Image.Resampling.LANCZOS)
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, LETTERS) or [""]]
-    return lines[:LONGEST_ANSWER] + (["…"] if len(lines) > LONGEST_ANSWER else []) or [""]
-
-
-def _lines(lines: Sequence[str], size: int, colour: tuple[int, int, int]) -> Image.Image:
-    step = size * 14 // 10
-    cell = Image.new("RGB", (COLUMN, step * len(lines)), BACKGROUND)
-    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(size)
-    for index, line in enumerate(lines):
-        draw.text((0, step * index + step // 2), line, colour, font, "lm")
-    return cell

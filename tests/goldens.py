@@ -12,6 +12,9 @@ from pathlib import Path
 
 MODELS = ("bagel", "internvlu")
 REPOSITORY = Path(__file__).resolve().parent.parent
+BAGEL_TINY = (
+    REPOSITORY / "tests" / "golden" / "bagel" / "bagel-tiny"
+)  # random weights, which the goldens were recorded with
 DEFAULT_FOLDERS = (REPOSITORY / "tests" / "golden", REPOSITORY.parent / "shared" / "goldens")
 
 

@@ -31,9 +31,12 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["prefill", "reuse", "edit"])
-def test_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert script(name).main(["--quick", "--device", "cpu"]) == 0
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("prefill", "7b"), ("prefill", "internvlu"), ("reuse", "7b"), ("edit", "7b"), ("edit", "internvlu")],
+)
+def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script(name).main(["--quick", "--device", "cpu", "--model", model]) == 0
     assert "\n| --- | ---:" in capsys.readouterr().out
 
 
@@ -47,6 +50,16 @@ def test_a_denoising_step_never_waits_for_the_device(batched: bool) -> None:
     branches, layers = (1 if batched else 3), bagel.config.layers
     assert counted.launched["_scaled_dot_product_flash_attention_for_cpu"] == 3 * layers
     assert counted.launched["silu"] == branches * (2 * layers + 1)  # und and gen a layer, and the time embedder
+    assert not counted.synchronising
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["together", "in turn"])
+def test_a_step_of_internvlu_never_waits_either(batched: bool) -> None:
+    edit, common = script("edit"), script("common")
+    model = common.random_model("internvlu-tiny", CPU)
+    reading = model.read(common.random_picture(128), Reduction(), purpose="edit")
+    counted = edit.operators_of_a_step(model, reading, batched)
+    assert counted.launched["_scaled_dot_product_flash_attention_for_cpu"] == 3 * model.config.painter_layers
     assert not counted.synchronising
 
 

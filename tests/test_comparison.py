@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from g2tr_core.comparison import COLUMN, Entry, sheet, table
+from g2tr_core.comparison import Entry, sheet, table
 from g2tr_core.report import Change, Report
+from g2tr_core.sheet import COLUMN
 
 
 def entry(ratio: float, result: Image.Image | str, seconds: float) -> Entry:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from g2tr_core.embedded import CHECKPOINT, PHOTO
+from g2tr_core.embedded import CHECKPOINT, PHOTO, SAMPLE
 from g2tr_core.errors import ImageError
 from g2tr_core.images import open_image, to_tensor
 from tests.goldens import golden_folders
@@ -295,5 +295,7 @@ def test_to_tensor_wants_rgb():
 def test_the_embedded_files_are_there():
     assert open_image(PHOTO).size == (600, 400)
     assert PHOTO.stat().st_size <= 80_000
-    for name in ("ema.safetensors", "ae.safetensors", "vae_config.json", "llm_config.json", "tokenizer.json"):
+    for name in ("ema.safetensors", "ae.safetensors", "config.json", "llm_config.json", "tokenizer.json"):
         assert (CHECKPOINT / name).is_file()
+    assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 20e6
+    assert open_image(SAMPLE.picture).size == (112, 112)

@@ -1,17 +1,32 @@
 """What travels with the package, so that everything runs with no download.
 
+- `bagel-world/`, a BAGEL checkpoint in the released layout, trained by `training` on the world of `world`: coloured
+  shapes and digits, 112 x 112 pixels. It answers questions about such scenes and edits them; of everything else it
+  knows nothing. Made for this project and under its licence.
+- `scenes/`, a handful of scenes that it never saw in training.
+- `internvlu-tiny/`, an InternVL-U checkpoint in the released layout at a tiny size. The weights are random: answers and
+  pictures are noise.
 - `coffee.jpg`, a cup of coffee on a wooden table, 600x400: CC0, photograph by Rachel Michetti, courtesy of Pikolo
   Espresso Bar (`skimage.data.coffee` of scikit-image 0.26.0, whose docstring states the licence), recompressed as JPEG.
-- `bagel-tiny/`, a BAGEL checkpoint in the released layout at a tiny size (plus `vae_config.json`, the sizes of its
-  autoencoder), made for this project and under its licence. The weights are random: answers and pictures are noise
-  until a trained one replaces it.
-- `internvlu-tiny/`, the same for InternVL-U.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-PHOTO = Path(__file__).parent / "coffee.jpg"
-CHECKPOINT = Path(__file__).parent / "bagel-tiny"
+CHECKPOINT = Path(__file__).parent / "bagel-world"
+SCENES = Path(__file__).parent / "scenes"
 INTERNVLU = Path(__file__).parent / "internvlu-tiny"
+PHOTO = Path(__file__).parent / "coffee.jpg"
+
+
+class Sample(NamedTuple):
+    """A scene, and what may be asked and told about it."""
+
+    picture: Path
+    question: str
+    instruction: str
+
+
+SAMPLE = Sample(SCENES / "scene-1.png", "What color is the largest object?", "Make the background navy.")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import CheckpointError, SettingsError
 from g2tr_core.umm.bagel.checkpoint import load_parts
 from g2tr_core.umm.bagel.config import ResizeRule
+from tests.goldens import BAGEL_TINY
 
 Tensors = dict[str, torch.Tensor]
 Breaking = Callable[[Path], Any]
@@ -28,7 +28,7 @@ NORM = "language_model.model.norm.weight"
 def folder(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "bagel"
     folder.mkdir()
-    for path in CHECKPOINT.iterdir():
+    for path in BAGEL_TINY.iterdir():
         shutil.copyfile(path, folder / path.name)
     yield folder
     shutil.rmtree(tmp_path)
@@ -200,6 +200,21 @@ BAD: dict[str, tuple[Breaking, tuple[str, ...]]] = {
     "rope base": (settings("llm_config.json", rope_theta="big"), ("llm_config.json", "rope_theta")),
     "picture sizes": (settings("config.json", g2tr={"vae_resize": 128}), ("config.json", "vae_resize", "128")),
     "no picture sizes": (settings("config.json", g2tr=7), ("config.json", "g2tr")),
+    "groups": (settings("config.json", g2tr={"vae_groups": 0}), ("config.json", "vae_groups", "0")),
+    "no sampling": (settings("config.json", g2tr={"sampling": [1]}), ("config.json", "sampling", "[1]")),
+    "no task": (settings("config.json", g2tr={"sampling": {"ask": {}}}), ("sampling has ask", "edit, imagine")),
+    "no setting": (
+        settings("config.json", g2tr={"sampling": {"edit": {"seed": 1}}}),
+        ("sampling.edit has seed", "text_scale"),
+    ),
+    "too few steps": (
+        settings("config.json", g2tr={"sampling": {"imagine": {"steps": 1}}}),
+        ("config.json", "sampling.imagine: steps", "1 is out of range", "from 2"),
+    ),
+    "wrong interval": (
+        settings("config.json", g2tr={"sampling": {"edit": {"interval": [1, 0]}}}),
+        ("sampling.edit: interval", "backwards"),
+    ),
     "too large pictures": (settings("config.json", g2tr={"vit_resize": [1400, 14, 14]}), ("config.json", "980 pixels")),
 }
 
@@ -231,11 +246,11 @@ def test_bad_checkpoint(name: str, folder: Path) -> None:
 )
 def test_bad_setting(field: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=field) as caught:
-        load_parts(CHECKPOINT, **{field: value})
+        load_parts(BAGEL_TINY, **{field: value})
     assert caught.value.fix
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_missing_gpu_is_told() -> None:
     with pytest.raises(SettingsError, match=r"device: cuda cannot be used here .* Use one of cpu"):
-        load_parts(CHECKPOINT, device="cuda")
+        load_parts(BAGEL_TINY, device="cuda")

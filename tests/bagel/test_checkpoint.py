@@ -16,16 +16,15 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
-from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.operations import CastingLinear, casting
 from g2tr_core.umm.bagel.checkpoint import Parts, load_parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
 from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens
 from g2tr_core.umm.bagel.sizes import read_config
-from tests.goldens import golden_folders
+from tests.goldens import BAGEL_TINY, golden_folders
 
 Tensors = dict[str, torch.Tensor]
-NETWORK, AUTOENCODER = load_file(CHECKPOINT / "ema.safetensors"), load_file(CHECKPOINT / "ae.safetensors")
+NETWORK, AUTOENCODER = load_file(BAGEL_TINY / "ema.safetensors"), load_file(BAGEL_TINY / "ae.safetensors")
 KEYS = [path for root in golden_folders() if (path := root / "bagel" / "keys_7b.json").is_file()]
 VIT = "vit_model.vision_model."
 MATRIX = "language_model.model.layers.1.mlp.up_proj.weight"
@@ -35,7 +34,7 @@ TOKENS = SpecialTokens(1, 2, 3, 4)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with everything but weights."""
-    for path in CHECKPOINT.iterdir():
+    for path in BAGEL_TINY.iterdir():
         if path.suffix != ".safetensors":
             shutil.copyfile(path, tmp_path / path.name)
     return tmp_path
@@ -48,7 +47,7 @@ def prefixed(prefix: str, tensors: Tensors) -> Tensors:
 def assert_as_stored(parts: Parts, dtype: torch.dtype = torch.float32) -> None:
     for name, tensor in parts.network.state_dict().items():
         assert tensor.dtype == dtype and torch.equal(tensor, NETWORK[name].to(dtype)), name
-    whole = load_parts(CHECKPOINT, dtype=torch.float32).vae.kl.state_dict()
+    whole = load_parts(BAGEL_TINY, dtype=torch.float32).vae.kl.state_dict()
     for name, tensor in parts.vae.kl.state_dict().items():
         assert torch.equal(tensor, whole[name].to(tensor.dtype)), name
     assert not parts.network.training
@@ -107,7 +106,7 @@ def test_a_malformed_config_json_without_picture_sizes_is_not_read(folder: Path)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_released_folder(dtype: torch.dtype) -> None:
-    parts = load_parts(CHECKPOINT, dtype=dtype)
+    parts = load_parts(BAGEL_TINY, dtype=dtype)
     assert_as_stored(parts, dtype)
     assert parts.network.compute_dtype == dtype
     assert next(parts.vae.parameters()).dtype == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
@@ -115,9 +114,9 @@ def test_released_folder(dtype: torch.dtype) -> None:
 
 
 def test_same_type_is_loaded_without_a_copy() -> None:
-    raw = (CHECKPOINT / "ema.safetensors").read_bytes()
+    raw = (BAGEL_TINY / "ema.safetensors").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    parameters = dict(load_parts(CHECKPOINT).network.named_parameters())
+    parameters = dict(load_parts(BAGEL_TINY).network.named_parameters())
     starts = {name: tensor.data_ptr() - header[name]["data_offsets"][0] for name, tensor in parameters.items()}
     assert len(set(starts.values())) == 1, "not all tensors lie in one map of the file"
 
@@ -174,28 +173,28 @@ def test_other_layouts_load_to_the_same_weights(folder: Path, make: Callable[[Pa
 
 
 def test_parts_from_elsewhere(tmp_path: Path) -> None:
-    shutil.copyfile(CHECKPOINT / "vit_config.json", tmp_path / "vit_config.json")
+    shutil.copyfile(BAGEL_TINY / "vit_config.json", tmp_path / "vit_config.json")
     save_file(NETWORK, tmp_path / "net.safetensors")
-    elsewhere: dict[str, Any] = {"vae": CHECKPOINT / "ae.safetensors", "tokenizer": CHECKPOINT}
+    elsewhere: dict[str, Any] = {"vae": BAGEL_TINY / "ae.safetensors", "tokenizer": BAGEL_TINY}
     assert_as_stored(load_parts(tmp_path / "net.safetensors", dtype=torch.float32, **elsewhere))
-    assert_as_stored(load_parts(str(tmp_path), dtype=torch.float32, vae=CHECKPOINT, tokenizer=str(CHECKPOINT)))
+    assert_as_stored(load_parts(str(tmp_path), dtype=torch.float32, vae=BAGEL_TINY, tokenizer=str(BAGEL_TINY)))
 
 
 @pytest.mark.parametrize("weight_dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_fp8_storage_changes_little(weight_dtype: torch.dtype) -> None:
-    parts = load_parts(CHECKPOINT, dtype=torch.float32, weight_dtype=weight_dtype)
+    parts = load_parts(BAGEL_TINY, dtype=torch.float32, weight_dtype=weight_dtype)
     kept = {name for name, tensor in parts.network.state_dict().items() if tensor.dtype == weight_dtype}
     assert MATRIX in kept and f"{VIT}encoder.layers.1.mlp.fc1.weight" in kept
     assert all(".layers." in name and name.endswith(".weight") and "norm" not in name for name in kept)
     assert isinstance(parts.network.get_submodule(MATRIX.removesuffix(".weight")), CastingLinear)
-    exact = logits(load_parts(CHECKPOINT, dtype=torch.float32))
+    exact = logits(load_parts(BAGEL_TINY, dtype=torch.float32))
     assert (logits(parts) - exact).norm() < (0.15 if weight_dtype == torch.float8_e4m3fn else 0.3) * exact.norm()
 
 
 def test_bf16_storage_of_an_fp32_network_changes_nothing() -> None:
-    parts = load_parts(CHECKPOINT, dtype=torch.float32, weight_dtype=torch.bfloat16)
+    parts = load_parts(BAGEL_TINY, dtype=torch.float32, weight_dtype=torch.bfloat16)
     assert parts.network.get_parameter(MATRIX).dtype == torch.bfloat16
-    assert torch.equal(logits(parts), logits(load_parts(CHECKPOINT, dtype=torch.float32)))
+    assert torch.equal(logits(parts), logits(load_parts(BAGEL_TINY, dtype=torch.float32)))
 
 
 def test_fp8_files(folder: Path) -> None:
@@ -226,8 +225,8 @@ def test_operations_of_the_caller_are_used() -> None:
     def linear_of(parts: Parts) -> nn.Module:
         return parts.network.language_model.lm_head
 
-    assert isinstance(linear_of(load_parts(CHECKPOINT, operations=casting)), CastingLinear)
-    plain = load_parts(CHECKPOINT, weight_dtype=torch.float8_e4m3fn, operations=nn)
+    assert isinstance(linear_of(load_parts(BAGEL_TINY, operations=casting)), CastingLinear)
+    plain = load_parts(BAGEL_TINY, weight_dtype=torch.float8_e4m3fn, operations=nn)
     assert not isinstance(linear_of(plain), CastingLinear)
 
 

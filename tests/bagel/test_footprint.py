@@ -8,34 +8,38 @@ import torch
 from g2tr_core.decoding import Decoding
 from g2tr_core.embedded import PHOTO
 from g2tr_core.reduction import Reduction
-from g2tr_core.umm.bagel import footprint
+from g2tr_core.sampling import Sampling
 from g2tr_core.umm.bagel.config import BagelConfig
+from g2tr_core.umm.bagel.footprint import Footprint
 from g2tr_core.umm.bagel.model import Bagel
 
 HALF = Reduction(keep_ratio=0.5, min_tokens=1)
 SIZE = (600, 400)  # of PHOTO
+KV_BYTES = 57344  # of a token of BAGEL-7B-MoT
 
 
 def test_rows_are_those_that_a_picture_takes(tiny: Bagel) -> None:
     prepared = tiny.encode(PHOTO).pictures[0].prepared
     rows, columns = prepared.latent_grid
-    assert footprint.picture_rows(SIZE, tiny.config) == (rows * columns, len(prepared.vit_patches))
+    assert tiny.footprint.rows(SIZE) == (rows * columns, len(prepared.vit_patches))
 
 
 @pytest.mark.parametrize("purpose", ["answer", "edit"])
 def test_the_cache_is_not_larger_than_estimated(tiny: Bagel, purpose) -> None:
     reading = tiny.read([PHOTO, PHOTO], purpose=purpose)
-    estimated = footprint.cache_rows([SIZE, SIZE], purpose, tiny.config) * tiny.cost.kv_bytes
-    caches = {context.cache for context in (reading.conversations[purpose, False].full,)}
-    assert sum(cache.nbytes for cache in caches) <= estimated
+    assert reading.conversations[purpose, False].full.cache.nbytes <= tiny.footprint.kept([SIZE, SIZE], purpose)
 
 
 def test_figures_at_full_size() -> None:
     """A 1024x1024 edit with three branches in bf16: 1.6 GB in the decoder, 4.6 GB in the autoencoder."""
-    config = BagelConfig()
-    assert footprint.picture_rows((1024, 1024), config) == (4096, 4900)
-    assert footprint.decoder_bytes(3 * 4096, config, 2) == pytest.approx(1.6e9, rel=0.05)
-    assert footprint.vae_bytes((1024, 1024), 2, decode=True) == pytest.approx(4.6e9, rel=0.02)
+    full = Footprint(KV_BYTES, 2, 2, BagelConfig())
+    assert full.rows((1024, 1024)) == (4096, 4900)
+    canvas = 4096 * KV_BYTES
+    assert full.step([], (1024, 1024), Sampling()) - canvas == pytest.approx(1.6e9, rel=0.05)
+    assert full.step([], (1024, 1024), Sampling(batch_guidance=False)) - canvas == pytest.approx(0.55e9, rel=0.05)
+    assert full.imagining((1024, 1024), Sampling(), None) == pytest.approx(4.7e9, rel=0.02)
+    thought = full.imagining((1024, 1024), Sampling(), Decoding(max_tokens=1000))
+    assert thought - full.imagining((1024, 1024), Sampling(), None) == 1000 * KV_BYTES == full.answering(Decoding(1000))
 
 
 def test_a_reading_counts_what_it_holds(tiny: Bagel) -> None:

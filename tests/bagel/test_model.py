@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from g2tr_core.decoding import Decoding
-from g2tr_core.embedded import CHECKPOINT, PHOTO
+from g2tr_core.embedded import PHOTO
 from g2tr_core.errors import G2TRError, ImageError, SettingsError
 from g2tr_core.reduction import Reduction
 from g2tr_core.sampling import Guidance, Sampling
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.model import Bagel
 from tests.bagel.conftest import SMALL
+from tests.goldens import BAGEL_TINY
 
 HALF = Reduction(keep_ratio=0.5, min_tokens=1)
 QUICK = Sampling(steps=3)
@@ -220,7 +221,7 @@ def test_flops_are_those_of_the_formula_at_full_size() -> None:
     from g2tr_core.report import Block, Change, DecoderCost
     from g2tr_core.umm.bagel.config import BagelConfig
 
-    model = copy(load(CHECKPOINT, dtype=torch.bfloat16))
+    model = copy(load(BAGEL_TINY, dtype=torch.bfloat16))
     model.config = BagelConfig()
     assert model.cost == DecoderCost(weights=6_525_288_448, attention_width=100_352, kv_bytes=57_344)
     flops = model.cost.prefill_flops([Block(Change(10, 5), causal=False), Block(Change(3, 3), causal=True)])
@@ -238,7 +239,7 @@ def test_a_small_picture_says_that_the_encode_does_not_pay(tiny: Bagel) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(tiny: Bagel, dtype: torch.dtype) -> None:
-    half = load(CHECKPOINT, dtype=dtype, **SMALL)
+    half = load(BAGEL_TINY, dtype=dtype, **SMALL)
     ours, reference = half.read(PHOTO, HALF, purpose="edit"), tiny.read(PHOTO, HALF, purpose="edit")
     assert len(set(ours.reduced[0].keep.tolist()) & set(reference.reduced[0].keep.tolist())) > 0.8 * len(
         reference.reduced[0].keep
@@ -283,11 +284,11 @@ def test_bad_calls_are_refused_with_advice(tiny: Bagel, call, kind: type[G2TRErr
 
 
 def test_numbers_that_overflow_are_an_error_not_a_black_picture(tiny: Bagel) -> None:
-    broken = load(CHECKPOINT, dtype=torch.float32, **SMALL)
+    broken = load(BAGEL_TINY, dtype=torch.float32, **SMALL)
     broken.network.llm2vae.weight = torch.nn.Parameter(torch.full_like(broken.network.llm2vae.weight, torch.nan))
     with pytest.raises(G2TRError, match="not-a-number"):
         broken.imagine("A cup.", QUICK, size=(32, 32))
-    broken = load(CHECKPOINT, dtype=torch.float32, **SMALL)
+    broken = load(BAGEL_TINY, dtype=torch.float32, **SMALL)
     head = broken.network.language_model.lm_head
     head.weight = torch.nn.Parameter(torch.full_like(head.weight, torch.inf))
     with pytest.raises(G2TRError, match="not-a-number"):

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import CheckpointError
 from g2tr_core.umm.bagel.network import SpecialTokens
 from g2tr_core.umm.bagel.tokenizer import load_tokenizer, special_tokens
-from tests.goldens import golden_folders
+from tests.goldens import BAGEL_TINY, golden_folders
 
 GOLDENS = [
     root / "bagel"
@@ -26,7 +25,7 @@ FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 def copy(folder: Path, *files: str) -> Path:
     for name in files:
-        shutil.copy(CHECKPOINT / name, folder / name)
+        shutil.copy(BAGEL_TINY / name, folder / name)
     return folder
 
 
@@ -58,19 +57,19 @@ def test_published_ids(golden: Path, offline: None) -> None:
 @pytest.mark.parametrize("files", [FILES, FILES[1:], FILES[:1], (FILES[0], FILES[3])], ids=" ".join)
 def test_either_set_of_files_is_enough(tmp_path: Path, offline: None, files: tuple[str, ...]) -> None:
     text = "a<|im_start|>b<|vision_start|>c  Élan 请把"
-    whole, part = load_tokenizer(CHECKPOINT), load_tokenizer(copy(tmp_path, *files))
+    whole, part = load_tokenizer(BAGEL_TINY), load_tokenizer(copy(tmp_path, *files))
     assert part.encode(text, add_special_tokens=False) == whole.encode(text, add_special_tokens=False)
     assert special_tokens(part, tmp_path) == special_tokens(whole, tmp_path)
 
 
 def test_a_file_stands_for_its_folder() -> None:
-    assert len(load_tokenizer(CHECKPOINT / "tokenizer.json")) == len(load_tokenizer(CHECKPOINT))
+    assert len(load_tokenizer(BAGEL_TINY / "tokenizer.json")) == len(load_tokenizer(BAGEL_TINY))
 
 
 def test_config_json_plays_no_part(tmp_path: Path) -> None:
     copy(tmp_path, *FILES)
     (tmp_path / "config.json").write_text('{"name": "BAGEL"')
-    assert len(load_tokenizer(tmp_path)) == len(load_tokenizer(CHECKPOINT))
+    assert len(load_tokenizer(tmp_path)) == len(load_tokenizer(BAGEL_TINY))
 
 
 @pytest.mark.parametrize("files", [(), ("vocab.json", "tokenizer_config.json"), ("merges.txt",)], ids=" ".join)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import CheckpointError, ImageError
-from g2tr_core.umm.bagel.vae import Autoencoder, default_dtype, diffusers_names, load_autoencoder
+from g2tr_core.umm.bagel.vae import Autoencoder, diffusers_names, load_autoencoder
+from g2tr_core.umm.checkpoint import Placement
 from g2tr_core.weights import MappedFile, StoredTensor, stored_tensors
-from tests.goldens import golden_folders
+from tests.goldens import BAGEL_TINY, golden_folders
 
 CPU = torch.device("cpu")
 FOLDERS = [root / "bagel" for root in golden_folders()]
@@ -24,7 +24,7 @@ KEYS = [path for folder in FOLDERS if (path := folder / "keys_7b.json").is_file(
 
 
 @lru_cache
-def autoencoder(folder: Path = CHECKPOINT) -> Autoencoder:
+def autoencoder(folder: Path = BAGEL_TINY) -> Autoencoder:
     return load_autoencoder(stored_tensors(folder / "ae.safetensors"), torch.float32, CPU)
 
 
@@ -32,7 +32,7 @@ def autoencoder(folder: Path = CHECKPOINT) -> Autoencoder:
 def test_published_moments_latents_and_pictures(blocks: Path) -> None:
     recorded = load_file(blocks)
     own = blocks.parent / "bagel-tiny"
-    model = autoencoder(own if (own / "ae.safetensors").is_file() else CHECKPOINT)
+    model = autoencoder(own if (own / "ae.safetensors").is_file() else BAGEL_TINY)
     images = [name.removesuffix(".vae_pixels") for name in recorded if name.endswith(".vae_pixels")]
     assert images
     for image in images:
@@ -74,15 +74,15 @@ def test_latents_and_pictures_have_the_documented_form() -> None:
 
 def test_bf16_is_close_and_handed_out_as_fp32() -> None:
     pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(3, 32, 32)
-    half = load_autoencoder(stored_tensors(CHECKPOINT / "ae.safetensors"), torch.bfloat16, CPU)
+    half = load_autoencoder(stored_tensors(BAGEL_TINY / "ae.safetensors"), torch.bfloat16, CPU)
     latent, exact = half.encode(pixels), autoencoder().encode(pixels)
     assert latent.dtype == half.decode(latent).dtype == torch.float32
     assert (latent - exact).norm() < 0.05 * exact.norm()
 
 
 def test_fp16_networks_get_an_fp32_autoencoder() -> None:
-    assert default_dtype(torch.float16) == default_dtype(torch.float32) == torch.float32
-    assert default_dtype(torch.bfloat16) == torch.bfloat16
+    assert Placement(dtype=torch.float16).of_vae == Placement(dtype=torch.float32).of_vae == torch.float32
+    assert Placement(dtype=torch.bfloat16).of_vae == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(3, 30, 32), (1, 32, 32), (1, 3, 32, 32), (3, 0, 32)])
@@ -105,7 +105,7 @@ def test_refuses_pixels_that_do_not_fit(shape: tuple[int, ...]) -> None:
     ],
 )
 def test_refuses_other_autoencoders(name: str, shape: tuple[int, ...] | None, told: str) -> None:
-    stored = stored_tensors(CHECKPOINT / "ae.safetensors")
+    stored = stored_tensors(BAGEL_TINY / "ae.safetensors")
     changed = replace(stored.pop(name, next(iter(stored.values()))), name=name)
     if shape is not None:
         stored[name] = replace(changed, shape=shape)
@@ -116,7 +116,7 @@ def test_refuses_other_autoencoders(name: str, shape: tuple[int, ...] | None, to
 
 def test_a_picture_that_does_not_fit_is_decoded_in_tiles(monkeypatch, caplog) -> None:
     """Full decode runs out of memory; the tiles together show the same picture but for their seams."""
-    autoencoder = load_autoencoder(stored_tensors(CHECKPOINT / "ae.safetensors"), torch.float32, torch.device("cpu"))
+    autoencoder = load_autoencoder(stored_tensors(BAGEL_TINY / "ae.safetensors"), torch.float32, torch.device("cpu"))
     latent = torch.nn.functional.interpolate(torch.randn(1, 16, 12, 16), scale_factor=6, mode="bicubic")[0]
     whole, decoder = autoencoder.decode(latent), autoencoder.kl.decoder
     assert not caplog.records

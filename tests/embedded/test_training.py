@@ -1,0 +1,98 @@
+"""The training computes what the model in use computes: same blocks, same positions, same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from g2tr_core.context import Canvas
+from g2tr_core.embedded.training.autoencoder import BLOCKS, GROUPS, WIDTHS
+from g2tr_core.embedded.training.examples import Example, Factory
+from g2tr_core.embedded.training.losses import Heads, Learner, total
+from g2tr_core.embedded.training.network import new_network
+from g2tr_core.embedded.training.recipe import Recipe
+from g2tr_core.embedded.training.texts import Writer
+from g2tr_core.embedded.training.tokenizer import write_tokenizer
+from g2tr_core.umm.bagel.network import Denoiser
+from g2tr_core.umm.bagel.vae import Autoencoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    network, tokens = new_network(tokenizer, CPU, torch.float32)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.abs().max() == 0:
+                weight.normal_(0, 0.1)  # those that begin as nothing
+    return Learner(network, Heads(network.config.hidden_size), Writer(tokenizer, tokens, CPU), Recipe())
+
+
+@pytest.fixture(scope="module")
+def factory() -> Factory:
+    torch.manual_seed(0)
+    recipe = Recipe()
+    vae = Autoencoder(WIDTHS, BLOCKS, CPU, groups=GROUPS).bfloat16()
+    return Factory("train", 0, vae, 2, recipe.edit_weights, recipe.question_weights, CPU)
+
+
+@pytest.fixture(scope="module")
+def examples(factory: Factory) -> list[Example]:
+    return factory.examples(2)
+
+
+@torch.no_grad()
+def test_questions_are_read_as_in_use(learner: Learner, factory: Factory, examples: list[Example]) -> None:
+    """Logits behind every question of a batch equal those of a conversation of its own."""
+    network = learner.network
+    questions = [factory.questions(one.scene, 3) for one in examples]
+    features, visual = learner.see(examples)
+    texts = learner.writer.write([(q.text, q.marks, q.answer) for group in questions for q in group])
+    hidden, _ = learner.say(learner.understand(visual), texts, 3)
+    for index in range(6):
+        known = (texts.answers[index] != -100).nonzero().flatten().tolist()
+        asked = texts.ids[index, 1 : known[0] - 1]
+        context = network.append_visual(network.new_context(128, CPU), features[index // 3], learner.vit_cells)
+        context = network.append_text(context, asked)
+        for row in known:
+            context, logits = network.next_logits(context, texts.ids[index, row : row + 1])
+            torch.testing.assert_close(network.language_model.lm_head(hidden[index, row]), logits, atol=2e-4, rtol=2e-4)
+
+
+@torch.no_grad()
+def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) -> None:
+    """Velocities of a batch of edits equal those of a denoiser behind a conversation."""
+    network = learner.network
+    features, visual = learner.see(examples)
+    targets = [target for one in examples for target in one.targets]
+    texts = learner.writer.write([(target.edit.instruction, target.edit.marks, None) for target in targets])
+    noisy, time = torch.randn(len(targets), 49, 64), torch.rand(len(targets))
+    prefix = learner.behold(visual, torch.stack([one.latent for one in examples]))
+    velocity, _ = learner.paint(prefix, texts, 2, noisy, time)
+    for index in range(len(targets)):
+        source = examples[index // 2]
+        context = network.append_latent(network.new_context(256, CPU), source.latent, learner.latent_cells)
+        context = network.append_visual(context, features[index // 2], learner.vit_cells)
+        context = network.append_text(context, texts.ids[index, 1 : int(texts.lengths[index]) - 1])
+        with Canvas([context], 51) as canvas:
+            expected = Denoiser(network, canvas, learner.latent_cells)(noisy[index], time[index])[0]
+        torch.testing.assert_close(velocity[index], expected, atol=2e-4, rtol=2e-4)
+
+
+def test_losses_reach_every_weight(learner: Learner, factory: Factory, examples: list[Example]) -> None:
+    """One step of learning has a gradient for all that is to be learnt."""
+    features, visual = learner.see(examples)
+    losses = learner.heads.losses(features, [one.labels for one in examples])
+    losses |= learner.answer_loss(visual, examples, [factory.questions(one.scene, 3) for one in examples])
+    losses |= learner.flow_loss(visual, examples)
+    losses |= learner.caption_loss(factory.captions(4))
+    total(losses, learner.recipe).backward()
+    assert not [
+        name for name, weight in learner.network.named_parameters() if weight.requires_grad and weight.grad is None
+    ]
