@@ -143,7 +143,7 @@ class _Pictures:
 
     @classmethod
     def of(cls, args: Namespace) -> _Pictures:
-        reduction = Reduction(**given(args, "keep_ratio", "min_tokens", "latent_pool", "merge", "budget"))
+        reduction = Reduction(**given(args, "keep_ratio", "min_tokens", "latent_pool", "merge", "budget", "selection"))
         for name in ("protect", "sacrifice"):
             masks = getattr(args, name) or []
             if len(masks) > len(args.images):

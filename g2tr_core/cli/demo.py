@@ -19,8 +19,8 @@ def draw(sample: Sample, reading: Reading, answer: Answer, painting: Painting) -
         (
             "what is read of it",
             token_map.draw(reading.token_views()[0]),
-            "Bright cells stay, the others merge into",
-            f"them: {tokens.after} of {tokens.before} visual tokens are left.",
+            "Bright cells stay, the others merge into them.",
+            f"{tokens.after} of {tokens.before} visual tokens",
         ),
         ("the edit, from those tokens", painting.image, sample.instruction, ""),
     )

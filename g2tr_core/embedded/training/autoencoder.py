@@ -28,9 +28,7 @@ SAVE_EVERY = 60.0  # seconds
 logger = logging.getLogger(__name__)
 
 
-def train_autoencoder(
-    folder: Path, *, minutes: float, device: torch.device, seed: int = 0, compiled: bool = False
-) -> None:
+def train_autoencoder(folder: Path, *, minutes: float, device: torch.device, seed: int = 0) -> None:
     """Train until the time is over, going on from what lies in `folder`, and write `ae.safetensors` there.
 
     Args:
@@ -38,7 +36,6 @@ def train_autoencoder(
         minutes: of training in all, earlier runs included.
         device: where to train.
         seed: of weights, scenes and noise.
-        compiled: whether torch compiles the networks first (a minute and a half, then two to three times as fast).
     """
     torch.manual_seed(seed)
     autoencoder = Autoencoder(WIDTHS, BLOCKS, device, groups=GROUPS)
@@ -47,13 +44,12 @@ def train_autoencoder(
     weights = MasterWeights(dict(autoencoder.kl.named_parameters()), _is_matrix, muon=0.005, adam=1e-3)
     progress = weights.load(folder)
     spent, step = progress.get("seconds", 0.0), progress.get("step", 0)
-    loss_of = torch.compile(_losses) if compiled else _losses
     stream = scenes("train", seed + 1000 * step)
     begun = saved = time.perf_counter()
     while spent < 60 * minutes:
         pixels = render(list(islice(stream, BATCH)), device).pixels * 2 - 1
         pixels = _flipped(pixels, random.Random(step)).bfloat16().contiguous(memory_format=torch.channels_last)
-        loss, error = loss_of(autoencoder, pixels)
+        loss, error = _losses(autoencoder, pixels)
         loss.backward()
         weights.step(schedule(spent / (60 * minutes)))
         step += 1

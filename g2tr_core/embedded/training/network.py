@@ -34,9 +34,7 @@ DECAY = 0.3  # share of the run in which learning rates fall
 logger = logging.getLogger(__name__)
 
 
-def train_network(
-    folder: Path, autoencoder: Path, *, minutes: float, device: torch.device, seed: int = 0, compiled: bool = False
-) -> None:
+def train_network(folder: Path, autoencoder: Path, *, minutes: float, device: torch.device, seed: int = 0) -> None:
     """Train until the time is over, going on from what lies in `folder`.
 
     Writes `state.safetensors` (and `plateau/`, the state before the learning rates began to fall, from which a longer
@@ -48,14 +46,10 @@ def train_network(
         minutes: of training in all, earlier runs included.
         device: where to train.
         seed: of weights, scenes, questions, edits, noise and times.
-        compiled: whether torch compiles the layers first.
     """
     recipe = Recipe()
     torch.manual_seed(seed)
     learner = _learner(folder, device, recipe)
-    if compiled:
-        for layer in learner.network.language_model.model.layers:
-            layer.compile()
     names = dict(learner.network.named_parameters()) | {f"heads.{n}": w for n, w in learner.heads.named_parameters()}
     weights = MasterWeights(names, _is_matrix, muon=recipe.muon, adam=recipe.adam)
     progress = weights.load(folder)

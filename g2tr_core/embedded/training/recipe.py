@@ -55,10 +55,14 @@ class Recipe:
     warm_up: float = 240.0
     reuse: int = 4
     question_weights: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(QUESTION_TYPES, 1.0) | {"relation": 1.5, "comparison": 1.5, "count": 1.5}
+        default_factory=lambda: (
+            dict.fromkeys(QUESTION_TYPES, 1.0) | {"count": 3.0, "reading": 1.5, "relation": 1.5, "comparison": 1.5}
+        )
     )
     edit_weights: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"reading": 2.0, "replacement": 1.5, "global": 0.5}
+        default_factory=lambda: (
+            dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.4, "attribute": 1.5, "replacement": 2.0, "reading": 2.0}
+        )
     )
     muon: float = 0.02
     adam: float = 2e-3
