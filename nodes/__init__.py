@@ -10,6 +10,7 @@ from .load import LoadModel
 from .read import Read
 from .reduce import ReductionNode
 from .report import ReportNode
+from .sample import SampleScene
 from .token_map import TokenMap
 
-NODES = [LoadModel, ReductionNode, Read, Ask, Edit, Imagine, TokenMap, ReportNode, Compare]
+NODES = [LoadModel, SampleScene, ReductionNode, Read, Ask, Edit, Imagine, TokenMap, ReportNode, Compare]

@@ -33,8 +33,9 @@ class LoadModel(io.ComfyNode):
                     options=list(model_files.checkpoints()),
                     default=EMBEDDED_BAGEL,
                     tooltip="A released folder or a single .safetensors file in models/unified_models; what lies in "
-                    "diffusion_models and checkpoints is found too. The embedded demos are tiny: they show that "
-                    "everything runs and what it costs, not what a real model can do.",
+                    "diffusion_models and checkpoints is found too. The embedded demos need no download: the BAGEL "
+                    "was trained on coloured shapes and digits, answers about Sample Scene and edits it, and knows "
+                    "nothing else; the InternVL-U has random weights and only shows that everything runs.",
                 ),
                 io.Combo.Input(
                     "weights",

@@ -14,7 +14,7 @@ from ..g2tr_core.embedded import CHECKPOINT, INTERNVLU
 from ..g2tr_core.errors import CheckpointError
 from . import host
 
-EMBEDDED_BAGEL, EMBEDDED_INTERNVLU = "embedded demo (BAGEL, tiny)", "embedded demo (InternVL-U, tiny)"
+EMBEDDED_BAGEL, EMBEDDED_INTERNVLU = "embedded demo (BAGEL, shapes and digits)", "embedded demo (InternVL-U, tiny)"
 EMBEDDED = {EMBEDDED_BAGEL: CHECKPOINT, EMBEDDED_INTERNVLU: INTERNVLU}
 BESIDE = "beside the model"
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")

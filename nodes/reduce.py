@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.reduction import SELECTIONS, Reduction
 from .sockets import CATEGORY, ReductionSettings, ReductionSocket
 
 
@@ -107,6 +107,15 @@ class ReductionNode(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="With budget auto: the least share to keep; at most keep_ratio.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "selection",
+                    options=list(SELECTIONS),
+                    default="balanced",
+                    tooltip="Which tokens stay. balanced, the published way: those that agree best with the generation "
+                    "side, spread over the picture. diverse and guided-diverse are ours, not in the paper: those most "
+                    "unlike each other, guided-diverse the more readily the better they agree.",
                     advanced=True,
                 ),
             ],

@@ -22,7 +22,7 @@ from g2tr_core.cli import bench, commands, main, terminal
 from g2tr_core.cli.options import parser
 from g2tr_core.decoding import Decoding
 from g2tr_core.embedded import PHOTO
-from g2tr_core.reduction import Reduction
+from g2tr_core.reduction import SELECTIONS, Reduction
 from g2tr_core.sampling import Renorm
 from g2tr_core.umm.bagel.defaults import AUTHORS
 from g2tr_core.umm.bagel.model import Bagel
@@ -187,6 +187,14 @@ class TestTokens:
             assert counts == {"image": photo, "tokens": counts["tokens"], "kept": round(counts["tokens"] / 4)}
         total = result["report"]["visual_tokens"]
         assert sum(counts["kept"] for counts in result["pictures"]) == total["after"]
+
+    def test_selection(self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[TokenView] = []
+        monkeypatch.setattr(token_map, "draw", lambda view: drawn.append(view) or view.image)
+        for selection in SELECTIONS:
+            assert run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--selection", selection).status == 0
+        kept = [tuple(view.keep.tolist()) for view in drawn]
+        assert len(set(kept)) == len(SELECTIONS)
 
     def test_masks(self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[TokenView] = []
@@ -388,6 +396,7 @@ class TestHelp:
     def test_choices_are_those_of_the_settings(self) -> None:
         choices = {action.dest: action.choices for action in _options("edit")}
         assert set(choices["renorm"]) == set(get_args(Renorm))
+        assert choices["selection"] == tuple(SELECTIONS)
         for field in ("merge", "budget"):
             for choice in choices[field]:
                 Reduction(**{field: choice})

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.nodes.graph import QUICK, SHORT, List, edit, outcome, read, refusal, run
-from tests.pack import error, module
+from tests.pack import error, module, nodes
 
 
 class Counting:
@@ -56,6 +56,24 @@ def test_ask(model: Any, photo: torch.Tensor, half: Any) -> None:
     answer, thinking, report = run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)
     assert answer[0] and thinking == [""] and {"vit", "decode"} <= set(report[0].ms)
     assert run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)[0] == answer
+
+
+def test_sample_scenes(models: Path) -> None:
+    (entry,) = nodes()["G2TRSampleScene"].define_schema().inputs
+    assert len(entry.options) >= 3 and entry.default in entry.options
+    for scene in entry.options:
+        (images,), (shown,) = outcome("G2TRSampleScene", scene=scene)
+        assert images[0].shape == (1, 112, 112, 3) and images[0].dtype == torch.float32 and images[0].std() > 0.02
+        assert torch.equal(shown.values[0], images[0][0])
+
+
+def test_selections_keep_other_tokens(model: Any, photo: torch.Tensor) -> None:
+    kept = []
+    for selection in ("balanced", "diverse", "guided-diverse"):
+        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, selection=selection)[0]
+        kept.append(read(model, {"image1": photo}, reduction=reduction)[0][0].reading.token_views()[0].keep)
+    assert len({len(keep) for keep in kept}) == 1
+    assert len({tuple(keep.tolist()) for keep in kept}) == 3
 
 
 def test_thinking_before_an_answer(model: Any, photo: torch.Tensor) -> None:
@@ -225,6 +243,8 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRReduction", {"keep_ratio": 0.0}, "keep_ratio"),
         ("G2TRReduction", {"keep_ratio": 1.5}, "keep_ratio"),
         ("G2TRReduction", {"merge": "max"}, "merge"),
+        ("G2TRReduction", {"selection": "random"}, "selection"),
+        ("G2TRSampleScene", {"scene": "scene-0"}, "scene"),
         ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "interval"),
         ("G2TRImagine", {"interval_start": 2.0}, "interval"),
         ("G2TREdit", {"steps": -1}, "steps"),

@@ -16,8 +16,10 @@ from tests.pack import REPOSITORY, STUBS, nodes
 SAMPLER = "timestep_shift interval_start interval_end renorm renorm_min think max_think_tokens batch_guidance"
 STABLE = {  # saved workflows hold these: add, never rename
     "G2TRLoadModel": ("checkpoint weights vae", "model"),
+    "G2TRSampleScene": ("scene", "image"),
     "G2TRReduction": (
-        "keep_ratio protect sacrifice min_tokens latent_pool merge merge_scaling budget auto_similarity auto_min_ratio",
+        "keep_ratio protect sacrifice min_tokens latent_pool merge merge_scaling budget auto_similarity auto_min_ratio"
+        " selection",
         "reduction",
     ),
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),

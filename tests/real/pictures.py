@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ GAP = 4
 
 
 def thumbnails(server: ComfyServer) -> None:
-    """The pictures that a template shows, beside each other: first what goes in, last what comes out."""
+    """The pictures that a template shows on one sheet: first what goes in, last what comes out."""
     for path in PROMPTS:
         prompt: Prompt = json.loads(path.read_text())
         run = server.run(prompt)
@@ -33,7 +34,7 @@ def thumbnails(server: ComfyServer) -> None:
         loaded = [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"]
         inputs = [Image.open(server.base / "input" / name).convert("RGB") for name in loaded]
         upright = [picture for picture in [*inputs, *shown] if picture.width < 1.5 * picture.height]  # no plots
-        _strips(upright).save(WORKFLOWS / f"{path.stem}.jpg", quality=85, optimize=True)
+        _sheet(upright).save(WORKFLOWS / f"{path.stem}.jpg", quality=85, optimize=True)
 
 
 def screenshots(server: ComfyServer) -> None:
@@ -63,14 +64,20 @@ def _images(output: dict[str, Any]) -> list[dict[str, str]]:
     return images
 
 
-def _strips(pictures: list[Image.Image]) -> Image.Image:
-    """The middle of every picture, side by side."""
-    width = (THUMBNAIL[0] - GAP * (len(pictures) - 1)) / len(pictures)
+def _sheet(pictures: list[Image.Image]) -> Image.Image:
+    """All pictures whole, in the grid that shows them largest."""
+    width, height = THUMBNAIL
+    count = len(pictures)
+    columns = max(range(1, count + 1), key=lambda columns: min(width / columns, height / ceil(count / columns)))
+    rows = ceil(count / columns)
+    cell = ((width - GAP * (columns - 1)) // columns, (height - GAP * (rows - 1)) // rows)
     sheet = Image.new("RGB", THUMBNAIL, (18, 18, 20))
     for index, picture in enumerate(pictures):
-        left = round(index * (width + GAP))
-        strip = (round((index + 1) * width + index * GAP) - left, THUMBNAIL[1])
-        sheet.paste(ImageOps.fit(picture, strip, Image.Resampling.LANCZOS), (left, 0))
+        row, column = divmod(index, columns)
+        empty = columns - min(columns, count - row * columns)  # the last row is centred
+        fitted = ImageOps.contain(picture, cell, Image.Resampling.LANCZOS)
+        left = round((column + empty / 2) * (cell[0] + GAP)) + (cell[0] - fitted.width) // 2
+        sheet.paste(fitted, (left, row * (cell[1] + GAP) + (cell[1] - fitted.height) // 2))
     return sheet
 
 

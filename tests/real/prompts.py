@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.real.comfy_server import WORKFLOWS, Prompt
 
-BAGEL, INTERNVLU = "embedded demo (BAGEL, tiny)", "embedded demo (InternVL-U, tiny)"
+BAGEL, INTERNVLU = "embedded demo (BAGEL, shapes and digits)", "embedded demo (InternVL-U, tiny)"
 
 
 def template(name: str) -> Prompt:
@@ -32,17 +32,16 @@ def on(checkpoint: str, prompt: Prompt) -> Prompt:
 
 
 def small_edit(checkpoint: str = BAGEL) -> Prompt:
-    """The template for editing, on a picture of 256 pixels and with 4 steps."""
-    return on(checkpoint, _small(changed(template("Edit a picture"), "G2TREdit", steps=4)))
+    """The template for editing, with 4 steps."""
+    return on(checkpoint, changed(template("Edit a picture"), "G2TREdit", steps=4))
 
 
 def small_question(checkpoint: str = BAGEL) -> Prompt:
-    """The template for questions, on a picture of 256 pixels and with short answers."""
-    return on(checkpoint, _small(changed(template("Ask about a picture"), "G2TRAsk", max_tokens=8)))
+    """The template for questions, with short answers."""
+    return on(checkpoint, changed(template("Ask about a picture"), "G2TRAsk", max_tokens=8))
 
 
-def _small(prompt: Prompt) -> Prompt:
-    (loaded,) = (number for number, node in prompt.items() if node["class_type"] == "LoadImage")
-    small = {"upscale_method": "area", "width": 256, "height": 256, "crop": "disabled", "image": [loaded, 0]}
-    prompt = changed(prompt, "G2TRRead", **{"images.image1": ["small", 0]})
-    return {**prompt, "small": {"class_type": "ImageScale", "inputs": small}}
+def scene(prompt: Prompt) -> list[Any]:
+    """The link to the picture that a prompt begins with."""
+    (number,) = (number for number, node in prompt.items() if node["class_type"] == "G2TRSampleScene")
+    return [number, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from . import io
+from . import io, ui
 
 
 class ComfyExtension(ABC):
@@ -15,4 +15,4 @@ class ComfyExtension(ABC):
     async def get_node_list(self) -> list[type[io.ComfyNode]]: ...
 
 
-__all__ = ["ComfyExtension", "io"]
+__all__ = ["ComfyExtension", "io", "ui"]

@@ -1,0 +1,49 @@
+"""Pictures of the world that the embedded demo model knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..g2tr_core.embedded import SAMPLE, SCENES
+from ..g2tr_core.images import open_image, to_tensor
+from . import host
+from .sockets import CATEGORY, shown_again
+
+
+class SampleScene(io.ComfyNode):
+    """A name -> a picture of the demo model's world."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the graph shows it."""
+        schema = io.Schema(
+            node_id="G2TRSampleScene",
+            display_name="Sample Scene (G²TR)",
+            category=CATEGORY,
+            description="A scene of coloured shapes and digits: the only kind of picture that the embedded BAGEL demo "
+            "knows. With real weights put Load Image in its place.",
+            search_aliases=["g2tr", "demo", "example image", "test image", "shapes", "digits"],
+            inputs=[
+                io.Combo.Input(
+                    "scene",
+                    options=list(scenes()),
+                    default=SAMPLE.picture.stem,
+                    tooltip="Which scene to show. The demo model saw none of them in training.",
+                )
+            ],
+            outputs=[io.Image.Output("image", tooltip="The scene, 112 pixels a side, for Read Images.")],
+        )
+        return shown_again(schema)
+
+    @classmethod
+    def execute(cls, scene: str) -> io.NodeOutput:
+        """Open."""
+        picture = host.image(to_tensor(open_image(scenes()[scene])))
+        return io.NodeOutput(picture, ui=ui.PreviewImage(picture))
+
+
+def scenes() -> dict[str, Path]:
+    """The scenes of the package by name."""
+    return {path.stem: path for path in sorted(SCENES.glob("*.png"))}
