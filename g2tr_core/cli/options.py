@@ -135,7 +135,7 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--sacrifice", action="append", metavar="MASK", help=_mask_help("drop what is white in"))
     group.add_argument("--budget", choices=("ratio", "auto"), help="auto keeps fewer where tokens are alike (ratio)")
     group.add_argument(
-        "--selection", choices=("balanced", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
+        "--selection", choices=("balanced", "uniform", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
     )
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
     group.add_argument("--latent-pool", type=int, metavar="N", help="side of the latent blocks to compare with (2)")

@@ -7,12 +7,13 @@ from typing import Literal
 from torch import Tensor
 
 from ..checks import one_of
+from . import uniform
 from .baselines import CONTROLS, Control
 from .candidates import Candidates, Selector
 from .diversity import select_diverse, trust_of
 from .selection import select_balanced
 
-Selection = Literal["balanced", "diverse", "guided-diverse"]
+Selection = Literal["balanced", "uniform", "diverse", "guided-diverse"]
 
 
 def balanced(candidates: Candidates, count: int) -> Tensor:
@@ -33,6 +34,7 @@ def guided_diverse(candidates: Candidates, count: int) -> Tensor:
 
 SELECTIONS: dict[str, Selector] = {
     "balanced": balanced,
+    "uniform": uniform.select,
     "diverse": diverse,
     "guided-diverse": guided_diverse,
 }

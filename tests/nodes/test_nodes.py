@@ -69,11 +69,11 @@ def test_sample_scenes(models: Path) -> None:
 
 def test_selections_keep_other_tokens(model: Any, photo: torch.Tensor) -> None:
     kept = []
-    for selection in ("balanced", "diverse", "guided-diverse"):
+    for selection in ("balanced", "uniform", "diverse", "guided-diverse"):
         reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, selection=selection)[0]
         kept.append(read(model, {"image1": photo}, reduction=reduction)[0][0].reading.token_views()[0].keep)
     assert len({len(keep) for keep in kept}) == 1
-    assert len({tuple(keep.tolist()) for keep in kept}) == 3
+    assert len({tuple(keep.tolist()) for keep in kept}) == 4
 
 
 def test_thinking_before_an_answer(model: Any, photo: torch.Tensor) -> None:

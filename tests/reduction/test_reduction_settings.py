@@ -48,11 +48,11 @@ def test_good_settings() -> None:
 
 
 def test_selections_for_people_are_named_and_controls_are_taken_but_not_named() -> None:
-    assert tuple(SELECTIONS) == get_args(Selection) == ("balanced", "diverse", "guided-diverse")
+    assert tuple(SELECTIONS) == get_args(Selection) == ("balanced", "uniform", "diverse", "guided-diverse")
     assert tuple(CONTROLS) == get_args(Control)
     for name in (*SELECTIONS, *CONTROLS):
         assert Reduction(selection=name, seed=2**64 - 1).selection == name
-    with pytest.raises(SettingsError, match=r"Choose one of: balanced, diverse, guided-diverse\.$"):
+    with pytest.raises(SettingsError, match=r"Choose one of: balanced, uniform, diverse, guided-diverse\.$"):
         Reduction(selection="bset")
 
 

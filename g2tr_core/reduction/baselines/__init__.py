@@ -1,6 +1,6 @@
 """Selections that nobody should use: rivals and controls that show what the latent signal is worth.
 
-- `random`, `uniform`, `norm`: what costs next to nothing.
+- `random`, `norm`: what costs next to nothing.
 - `flipped`, `shuffled-anchors`: the paper's selection with its signal turned round or torn from its place. What they
   reach, the cells alone reach.
 
@@ -12,14 +12,13 @@ from __future__ import annotations
 from typing import Literal
 
 from ..candidates import Selector
-from . import flipped, norm, random, shuffled, uniform
+from . import flipped, norm, random, shuffled
 
-Control = Literal["flipped", "shuffled-anchors", "random", "uniform", "norm"]
+Control = Literal["flipped", "shuffled-anchors", "random", "norm"]
 
 CONTROLS: dict[str, Selector] = {
     "flipped": flipped.select,
     "shuffled-anchors": shuffled.select,
     "random": random.select,
-    "uniform": uniform.select,
     "norm": norm.select,
 }

@@ -1,4 +1,4 @@
-"""Tokens spread evenly over the picture, whatever it shows.
+"""Uniform selection: tokens spread evenly over the picture, whatever it shows. Not in the paper.
 
 The order is that of ordered dithering (Bayer's matrix): at every count the tokens chosen so far lie as evenly as may
 be, on regular lattices at a quarter, a half (a chessboard) and so on.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..candidates import Candidates
-from ..selection import select_highest
+from .candidates import Candidates
+from .selection import select_highest
 
 
 def select(candidates: Candidates, count: int) -> Tensor:
