@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from g2tr_core.context import Canvas
 from g2tr_core.embedded.training.autoencoder import BLOCKS, GROUPS, WIDTHS
+from g2tr_core.embedded.training.evaluate import evaluate
 from g2tr_core.embedded.training.examples import Example, Factory
 from g2tr_core.embedded.training.losses import Heads, Learner, total
 from g2tr_core.embedded.training.network import new_network
@@ -96,3 +97,11 @@ def test_losses_reach_every_weight(learner: Learner, factory: Factory, examples:
     assert not [
         name for name, weight in learner.network.named_parameters() if weight.requires_grad and weight.grad is None
     ]
+
+
+def test_scores_are_shares(learner: Learner, factory: Factory, examples: list[Example]) -> None:
+    scores = evaluate(learner, examples, [factory.questions(one.scene, 3) for one in examples])
+    assert {"answers", "edits", "inside"} <= scores.keys()
+    shares = [value for name, value in scores.items() if name not in ("inside", "outside")]
+    assert all(0 <= share <= 1 for share in shares)
+    assert scores["inside"] > 0

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ...sampling import timesteps
 from ..world.questions import Question
 from .examples import Example
 from .losses import Learner
@@ -53,9 +54,7 @@ def _edits(learner: Learner, visual: Tensor, part: Sequence[Example], scores: di
     texts = learner.writer.write([(target.edit.instruction, (), None) for target in targets])
     clean, changed = (torch.stack([getattr(target, name) for target in targets]) for name in ("latent", "changed"))
     latent = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
-    line = torch.linspace(1, 0, STEPS + 1)
-    times = learner.recipe.shift * line / (1 + (learner.recipe.shift - 1) * line)
-    for now, after in pairwise(times):
+    for now, after in pairwise(timesteps(STEPS + 1, learner.recipe.shift)):
         velocity, _ = learner.paint(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device))
         latent = latent - velocity * (now - after)
     to_target = (latent - clean).square().mean(-1)  # [B, 49]
