@@ -5,11 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .fonts import font_for, is_wide
 
 BACKGROUND, BRIGHT, DIM = (18, 18, 20), (238, 238, 238), (150, 150, 155)
 COLUMN, MARGIN = 512, 24  # pixels
-LETTERS = 52  # a line
+LETTERS = 52  # a line; half as many where they are wide
 
 
 def columns(cells: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -35,7 +37,7 @@ def lines(texts: Sequence[str], size: int, colour: tuple[int, int, int]) -> Imag
     """Lines of text, `size` pixels high."""
     step = size * 14 // 10
     cell = Image.new("RGB", (COLUMN, step * len(texts)), BACKGROUND)
-    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(size)
+    draw, font = ImageDraw.Draw(cell), font_for("".join(texts), size)
     for index, line in enumerate(texts):
         draw.text((0, step * index + step // 2), line, colour, font, "lm")
     return cell
@@ -43,5 +45,6 @@ def lines(texts: Sequence[str], size: int, colour: tuple[int, int, int]) -> Imag
 
 def wrapped(text: str, most: int) -> list[str]:
     """A text as lines that fit a column, at most so many."""
-    broken = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, LETTERS) or [""]]
+    letters = LETTERS // 2 if is_wide(text) else LETTERS
+    broken = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, letters) or [""]]
     return broken[:most] + (["…"] if len(broken) > most else []) or [""]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from . import checks
 from .errors import SettingsError
+from .fonts import font_for
 
 if TYPE_CHECKING:
     from .umm.interface import TokenView
@@ -191,7 +192,7 @@ def _captioned(images: Sequence[Image.Image], caption: str, *legend: str) -> Ima
 
 def _text_line(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:
     """One line of text with room around it."""
-    font = ImageFont.load_default(size)
+    font = font_for(text, size)
     line = Image.new("RGB", (round(font.getlength(text)) + 2 * size, size * 17 // 10), BACKGROUND)
     ImageDraw.Draw(line).text((size, line.height // 2), text, fill=colour, font=font, anchor="lm")
     return line
