@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from g2tr_core import umm
 from g2tr_core.context import Canvas
 from g2tr_core.embedded.training.autoencoder import BLOCKS, GROUPS, WIDTHS
 from g2tr_core.embedded.training.evaluate import evaluate
 from g2tr_core.embedded.training.examples import Example, Factory
+from g2tr_core.embedded.training.export import export
 from g2tr_core.embedded.training.losses import Heads, Learner, total
-from g2tr_core.embedded.training.network import new_network
+from g2tr_core.embedded.training.network import learnable, new_network
+from g2tr_core.embedded.training.optimiser import MasterWeights
 from g2tr_core.embedded.training.recipe import Recipe
 from g2tr_core.embedded.training.texts import Writer
 from g2tr_core.embedded.training.tokenizer import write_tokenizer
@@ -32,7 +38,8 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
         for weight in network.parameters():
             if weight.abs().max() == 0:
                 weight.normal_(0, 0.1)  # those that begin as nothing
-    return Learner(network, Heads(network.config.hidden_size), Writer(tokenizer, tokens, CPU), Recipe())
+    heads, foresight = (Heads(network.config.hidden_size) for _ in range(2))
+    return Learner(network, heads, foresight, Writer(tokenizer, tokens, CPU), Recipe())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +82,7 @@ def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) 
     texts = learner.writer.write([(target.edit.instruction, target.edit.marks, None) for target in targets])
     noisy, time = torch.randn(len(targets), 49, 64), torch.rand(len(targets))
     prefix = learner.behold(visual, torch.stack([one.latent for one in examples]))
-    velocity, _ = learner.paint(prefix, texts, 2, noisy, time)
+    velocity = learner.paint(prefix, texts, 2, noisy, time).velocity
     for index in range(len(targets)):
         source = examples[index // 2]
         context = network.append_latent(network.new_context(256, CPU), source.latent, learner.latent_cells)
@@ -97,6 +104,20 @@ def test_losses_reach_every_weight(learner: Learner, factory: Factory, examples:
     assert not [
         name for name, weight in learner.network.named_parameters() if weight.requires_grad and weight.grad is None
     ]
+
+
+def test_what_is_trained_loads_as_the_released_model_does(learner: Learner, factory: Factory, tmp_path: Path) -> None:
+    """The exported folder holds the network's tensors and nothing that only training has."""
+    write_tokenizer(tmp_path / "network" / "tokenizer")
+    MasterWeights(learnable(learner), lambda name, weight: False, muon=0.0, adam=0.0).save(tmp_path / "network", {})
+    (tmp_path / "autoencoder").mkdir()
+    save_file(factory.autoencoder.kl.state_dict(), tmp_path / "autoencoder" / "ae.safetensors")
+    export(tmp_path, tmp_path / "export")
+    model = umm.load(tmp_path / "export")
+    name = "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"
+    torch.testing.assert_close(
+        model.network.state_dict()[name], learner.network.state_dict()[name].bfloat16(), atol=0, rtol=0
+    )
 
 
 def test_scores_are_shares(learner: Learner, factory: Factory, examples: list[Example]) -> None:

@@ -55,7 +55,7 @@ def _edits(learner: Learner, visual: Tensor, part: Sequence[Example], scores: di
     clean, changed = (torch.stack([getattr(target, name) for target in targets]) for name in ("latent", "changed"))
     latent = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
     for now, after in pairwise(timesteps(STEPS + 1, learner.recipe.shift)):
-        velocity, _ = learner.paint(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device))
+        velocity = learner.paint(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device)).velocity
         latent = latent - velocity * (now - after)
     to_target = (latent - clean).square().mean(-1)  # [B, 49]
     to_source = (latent - source.repeat_interleave(group, 0)).square().mean(-1)

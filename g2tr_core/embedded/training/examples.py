@@ -28,13 +28,13 @@ TOUCHED = 0.01  # mean absolute difference of a cell's pixels from which an edit
 
 @dataclass(frozen=True)
 class Labels:
-    """What each patch of a picture shows; for heads that only training has.
+    """What each of the N patches of a picture shows; for heads that only training has.
 
     Args:
-        cover: [64, MAX_OBJECTS] share of the patch that each object covers.
-        kind, color: [64] index of the dominant object's, one past the last for background.
-        place: [64, 3] from the patch to the object's centre, and its radius, in sides of the picture.
-        extreme: [64] 1 on the largest object, 2 on the smallest, else 0.
+        cover: [N, MAX_OBJECTS] share of the patch that each object covers.
+        kind, color: [N] index of the dominant object's, one past the last for background.
+        place: [N, 3] from the patch to the object's centre, and its radius, in sides of the picture.
+        extreme: [N] 1 on the largest object, 2 on the smallest, else 0.
     """
 
     cover: Tensor
@@ -46,11 +46,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Target:
-    """An edit, its target's latent [49, 64], and which cells it changes, [49] bool."""
+    """An edit, its target's latent [49, 64], which cells it changes, [49] bool, and what they show then."""
 
     edit: Edit
     latent: Tensor
     changed: Tensor
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class Factory:
         sources = list(islice(self.scenes, count))
         edits = [list(islice(self._edits(scene), self.edits)) for scene in sources]
         drawn = render(sources, self.device)
-        targets = render([one.target for group in edits for one in group], self.device).pixels
-        latents = self.latents(torch.cat((drawn.pixels, targets)))
+        outcomes = [one.target for group in edits for one in group]
+        targets = render(outcomes, self.device)
+        latents = self.latents(torch.cat((drawn.pixels, targets.pixels)))
         patches = _patches(drawn)
-        difference = (targets - drawn.pixels.repeat_interleave(self.edits, 0)).abs().mean(1, keepdim=True)
+        difference = (targets.pixels - drawn.pixels.repeat_interleave(self.edits, 0)).abs().mean(1, keepdim=True)
         changed = F.avg_pool2d(difference, LATENT_CELL).flatten(1) > TOUCHED
-        labels = label(sources, drawn)
+        labels, foreseen = label(sources, drawn, VIT_PATCH), label(outcomes, targets, LATENT_CELL)
         return [
             Example(
                 scene,
@@ -117,8 +119,8 @@ class Factory:
                 latents[i],
                 labels[i],
                 tuple(
-                    Target(one, latents[count + i * self.edits + j], changed[i * self.edits + j])
-                    for j, one in enumerate(edits[i])
+                    Target(one, latents[count + k], changed[k], foreseen[k])
+                    for k, one in enumerate(edits[i], i * self.edits)
                 ),
             )
             for i, scene in enumerate(sources)
@@ -128,7 +130,7 @@ class Factory:
         """Patches [B, 64, 588] of new scenes and what they show."""
         sources = list(islice(self.scenes, count))
         drawn = render(sources, self.device)
-        return _patches(drawn), label(sources, drawn)
+        return _patches(drawn), label(sources, drawn, VIT_PATCH)
 
     def captions(self, count: int) -> list[Caption]:
         """New pictures of captions."""
@@ -160,15 +162,15 @@ def _patches(drawn: Rendered) -> Tensor:
     return torch.vmap(lambda x: patchify(x, VIT_PATCH))(drawn.pixels * 2 - 1).bfloat16()
 
 
-def label(sources: Sequence[Scene], drawn: Rendered) -> list[Labels]:
-    """What each patch of each picture shows."""
+def label(sources: Sequence[Scene], drawn: Rendered, patch: int) -> list[Labels]:
+    """What each patch of `patch` pixels a side of each picture shows."""
     layers = F.one_hot(drawn.owner + 1, MAX_OBJECTS + 1)[..., 1:].permute(0, 3, 1, 2).float()  # [B, K, H, W]
-    cover = F.avg_pool2d(layers, VIT_PATCH).flatten(2).transpose(1, 2)  # [B, 64, K]
+    cover = F.avg_pool2d(layers, patch).flatten(2).transpose(1, 2)  # [B, N, K]
     share, dominant = cover.max(dim=2)
     tables = torch.tensor([_table(scene) for scene in sources], device=cover.device)  # [B, K + 1, 6]
-    row = torch.where(share > SEEN, dominant, MAX_OBJECTS)  # [B, 64]
-    shown = tables.gather(1, row[..., None].expand(-1, -1, tables.shape[2]))  # [B, 64, 6]
-    side = SIDE // VIT_PATCH
+    row = torch.where(share > SEEN, dominant, MAX_OBJECTS)  # [B, N]
+    shown = tables.gather(1, row[..., None].expand(-1, -1, tables.shape[2]))  # [B, N, 6]
+    side = SIDE // patch
     middle = (torch.arange(side, device=cover.device) + 0.5) / side
     x, y = middle.repeat(side), middle.repeat_interleave(side)
     place = torch.stack((shown[..., 2] - x, shown[..., 3] - y, shown[..., 4]), dim=-1)

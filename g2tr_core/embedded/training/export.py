@@ -16,7 +16,7 @@ from ...umm.bagel.vae import LATENT_CHANNELS, SCALE, SHIFT, diffusers_name
 from ..world.render import render, to_image
 from ..world.splits import scenes
 from .autoencoder import BLOCKS, GROUPS, WIDTHS
-from .network import sinusoids
+from .network import THROWN_AWAY, sinusoids
 from .optimiser import STATE
 from .recipe import CONFIG, Recipe
 
@@ -34,11 +34,8 @@ def export(trained: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = load_file(trained / "network" / STATE)
     prefix = "master."
-    weights = {
-        name.removeprefix(prefix): tensor.bfloat16()
-        for name, tensor in state.items()
-        if name.startswith(prefix) and not name.startswith(f"{prefix}heads.")
-    }
+    masters = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    weights = {name: tensor.bfloat16() for name, tensor in masters.items() if not name.startswith(THROWN_AWAY)}
     for name, side in (("latent_pos_embed", CONFIG.latent_side), ("vit_pos_embed", CONFIG.vit_side)):
         weights[f"{name}.pos_embed"] = sinusoids(side, CONFIG.hidden_size).bfloat16()
     save_file(weights, folder / "ema.safetensors")

@@ -1,6 +1,7 @@
-"""One step's losses: answers, flow, and the two kinds of help that only training has.
+"""One step's losses: answers, flow, and the three kinds of help that only training has.
 
-The helps are dense labels (what each patch shows, read off the visual tokens by heads that are thrown away) and
+The helps are dense labels (what each patch shows, read off the visual tokens by heads that are thrown away), foresight
+(the same for the cells of an edit's target, read off the rows that paint them, halfway through the decoder) and
 grounding (where one attention head should look: a word at its object, the end of a sentence at all that it is about, a
 cell to be painted at the picture's own cell or, where the edit changes it, at the instruction).
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,32 +30,41 @@ NEVER = float("-inf")
 
 
 class Heads(nn.Module):
-    """Linear readings of visual tokens [..., C], thrown away after training."""
+    """Linear readings of tokens [..., C], thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.kind, self.color = nn.Linear(width, len(KINDS) + 1), nn.Linear(width, len(COLORS) + 1)
         self.place, self.extreme = nn.Linear(width, 3), nn.Linear(width, 3)
 
-    def losses(self, features: Tensor, labels: Sequence[Labels]) -> dict[str, Tensor]:
-        """features [B, 64, C] against labels; patches with objects count five times."""
+    def losses(self, features: Tensor, labels: Sequence[Labels], weight: Tensor | None = None) -> dict[str, Tensor]:
+        """features [B, N, C] against labels; patches with objects count five times, and `weight` [B, N] times that."""
         kind, color, place, extreme = (
             torch.stack([getattr(one, name) for one in labels]) for name in ("kind", "color", "place", "extreme")
         )
         shown = kind < len(KINDS)
-        weight = (1 + 4 * shown).float()
+        weight = (1 + 4 * shown) * (torch.ones(shown.shape, device=shown.device) if weight is None else weight)
+        objects = weight * shown
 
         def classes(head: nn.Module, label: Tensor) -> Tensor:
             loss = F.cross_entropy(head(features).float().flatten(0, 1), label.flatten(), reduction="none")
             return (loss * weight.flatten()).sum() / weight.sum()
 
-        distance = (self.place(features).float() - 4 * place).square().sum(-1)
+        distance = (self.place(features).float() - 4 * place).abs().sum(-1)  # to the pixel: squares would not care
         return {
             "kind": classes(self.kind, kind),
             "color": classes(self.color, color),
             "extreme": classes(self.extreme, extreme),
-            "place": (distance * shown).sum() / shown.sum(),
+            "place": (distance * objects).sum() / objects.sum(),
         }
+
+
+class Painting(NamedTuple):
+    """What came of painting: velocities [B, 49, 64], what was attended to, and the same rows halfway, [B, 49, C]."""
+
+    velocity: Tensor
+    memory: Suffix
+    halfway: Tensor
 
 
 @dataclass
@@ -63,12 +74,14 @@ class Learner:
     Args:
         network: the network, in the dtype that it computes with.
         heads: for the dense labels.
+        foresight: for those of an edit's target.
         writer: tokenises.
         recipe: weights and layers of the losses.
     """
 
     network: BagelNetwork
     heads: Heads
+    foresight: Heads
     writer: Writer
     recipe: Recipe
 
@@ -125,10 +138,8 @@ class Learner:
         hidden, _ = self.network.language_model.model(und, None, positions, memory)
         return hidden, memory
 
-    def paint(
-        self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor
-    ) -> tuple[Tensor, Suffix]:
-        """Velocities [B·group, 49, 64] of noisy latents at times [B·group], behind pictures and instructions."""
+    def paint(self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor) -> Painting:
+        """Noisy latents [B·group, 49, 64] at times [B·group], behind pictures and instructions."""
         count, rows = texts.ids.shape
         position = 0.0 if prefix is None else 2.0
         und = torch.cat(
@@ -150,8 +161,12 @@ class Learner:
         positions = position + torch.cat((spoken, behind), dim=1).float()
         recipe = self.recipe
         memory = Suffix(prefix, group, mask, (recipe.ground_nouns, recipe.ground_finals, recipe.ground_cells))
-        _, hidden = self.network.language_model.model(und, gen, positions, memory)
-        return self.network.llm2vae(hidden).float(), memory
+        decoder = self.network.language_model.model
+        halfway: list[Tensor] = []
+        hook = decoder.layers[recipe.foresee].register_forward_hook(lambda *call: halfway.append(call[2][1]))
+        _, hidden = decoder(und, gen, positions, memory)
+        hook.remove()
+        return Painting(self.network.llm2vae(hidden).float(), memory, halfway[0])
 
     def _latent(self, patches: Tensor, time: Tensor) -> Tensor:
         gen = self.network.latent_features(patches) + self.network.time_embedder(time, self.dtype)[:, None]
@@ -174,7 +189,7 @@ class Learner:
         }
 
     def flow_loss(self, visual: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Squared error of the velocity, cells that an edit changes counting more, and grounding."""
+        """Squared error of the velocity, cells that an edit changes counting more, foresight and grounding."""
         recipe = self.recipe
         targets = [target for one in examples for target in one.targets]
         group = len(examples[0].targets)
@@ -182,36 +197,38 @@ class Learner:
         texts = self.writer.write([(target.edit.instruction, target.edit.marks, None) for target in targets])
         clean = torch.stack([target.latent for target in targets])
         changed = torch.stack([target.changed for target in targets])
-        velocity, truth, memory = self._flow(prefix, texts, group, clean)
+        painting, truth = self._flow(prefix, texts, group, clean)
         weight = 1 + (recipe.changed_weight - 1) * changed.float()
-        error = (velocity - truth).square().mean(-1)
+        error = (painting.velocity - truth).square().mean(-1)
         before = prefix.rows[0][0].shape[1]
         rows = texts.ids.shape[1]
-        looks = memory.looks[recipe.ground_cells][:, rows + 2 :]  # [B, 49, P + n]
+        looks = painting.memory.looks[recipe.ground_cells][:, rows + 2 :]  # [B, 49, P + n]
         own = before - self.latent_rows + self.latent_cells  # each cell's row in the picture's latent block
         last = before + texts.lengths - 2  # the sentence's punctuation
         at_source = looks.gather(2, own.expand(len(targets), -1)[..., None]).squeeze(2)
         at_text = looks.gather(2, last[:, None, None].expand(-1, self.latent_rows, 1)).squeeze(2)
         looked = -(torch.where(changed, at_text, at_source) * weight).sum() / weight.sum()
+        halfway = F.rms_norm(painting.halfway, painting.halfway.shape[-1:])
+        foreseen = self.foresight.losses(halfway, [target.labels for target in targets], weight)
         return {
             "flow": (error * weight).sum() / weight.sum(),
-            "ground_edit": self._grounding(memory, texts, examples, group, first=3),
+            **{f"foreseen_{name}": foreseen[name] for name in ("kind", "color", "place")},
+            "ground_edit": self._grounding(painting.memory, texts, examples, group, first=3),
             "ground_cells": looked,
         }
 
     def caption_loss(self, captions: Sequence[Caption]) -> dict[str, Tensor]:
         """Squared error of the velocity of pictures from text alone."""
         texts = self.writer.write([(one.text, (), None) for one in captions])
-        velocity, truth, _ = self._flow(None, texts, 1, torch.stack([one.latent for one in captions]))
-        return {"caption": F.mse_loss(velocity, truth)}
+        painting, truth = self._flow(None, texts, 1, torch.stack([one.latent for one in captions]))
+        return {"caption": F.mse_loss(painting.velocity, truth)}
 
-    def _flow(self, prefix: Prefix | None, texts: Texts, group: int, clean: Tensor) -> tuple[Tensor, Tensor, Suffix]:
+    def _flow(self, prefix: Prefix | None, texts: Texts, group: int, clean: Tensor) -> tuple[Painting, Tensor]:
         chance = torch.randn(len(clean), device=self.device).sigmoid()
         time = self.recipe.shift * chance / (1 + (self.recipe.shift - 1) * chance)
         noise = torch.randn_like(clean)
         noisy = (1 - time[:, None, None]) * clean + time[:, None, None] * noise
-        velocity, memory = self.paint(prefix, texts, group, noisy, time)
-        return velocity, noise - clean, memory
+        return self.paint(prefix, texts, group, noisy, time), noise - clean
 
     def _grounding(self, memory: Suffix, texts: Texts, examples: Sequence[Example], group: int, first: int) -> Tensor:
         """Mean cross-entropy between where marked words look and where their objects are; ViT rows begin at `first`."""
@@ -245,7 +262,10 @@ def total(losses: dict[str, Tensor], recipe: Recipe) -> Tensor:
         "kind": recipe.dense,
         "color": recipe.dense,
         "extreme": 0.5 * recipe.dense,
-        "place": 0.5 * recipe.dense,
+        "place": recipe.dense,
+        "foreseen_kind": 0.5 * recipe.foresight,
+        "foreseen_color": 0.5 * recipe.foresight,
+        "foreseen_place": recipe.foresight,
         "ground_question": recipe.grounding,
         "ground_edit": recipe.grounding,
         "ground_cells": recipe.grounding,

@@ -29,7 +29,8 @@ from .tokenizer import write_tokenizer
 
 TEST_SCENES = 256
 LOG_EVERY, SAVE_EVERY, TEST_EVERY = 20.0, 120.0, 300.0  # seconds
-DECAY = 0.3  # share of the run in which learning rates fall
+DECAY = 0.5  # share of the run in which learning rates fall
+THROWN_AWAY = ("heads.", "foresight.")  # prefixes of weights that are not shipped
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def train_network(folder: Path, autoencoder: Path, *, minutes: float, device: to
     recipe = Recipe()
     torch.manual_seed(seed)
     learner = _learner(folder, device, recipe)
-    names = dict(learner.network.named_parameters()) | {f"heads.{n}": w for n, w in learner.heads.named_parameters()}
+    names = learnable(learner)
     weights = MasterWeights(names, _is_matrix, muon=recipe.muon, adam=recipe.adam)
     progress = weights.load(folder)
     spent, step = progress.get("seconds", 0.0), progress.get("step", 0)
@@ -136,12 +137,19 @@ def load_for_training(path: Path, device: torch.device) -> Autoencoder:
     return autoencoder.requires_grad_(False).eval()
 
 
+def learnable(learner: Learner) -> dict[str, nn.Parameter]:
+    """All that learns, by name; what training alone has stands under `THROWN_AWAY`."""
+    helps = zip(THROWN_AWAY, (learner.heads, learner.foresight), strict=True)
+    named = {f"{prefix}{name}": weight for prefix, help in helps for name, weight in help.named_parameters()}
+    return dict(learner.network.named_parameters()) | named
+
+
 def _learner(folder: Path, device: torch.device, recipe: Recipe) -> Learner:
     write_tokenizer(folder / "tokenizer")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     network, tokens = new_network(tokenizer, device, torch.bfloat16)
-    heads = Heads(network.config.hidden_size).to(device, torch.bfloat16)
-    return Learner(network, heads, Writer(tokenizer, tokens, device), recipe)
+    heads, foresight = (Heads(network.config.hidden_size).to(device, torch.bfloat16) for _ in range(2))
+    return Learner(network, heads, foresight, Writer(tokenizer, tokens, device), recipe)
 
 
 def new_network(tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> tuple[BagelNetwork, SpecialTokens]:

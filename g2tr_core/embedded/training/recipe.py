@@ -44,7 +44,7 @@ class Recipe:
         muon, adam: learning rates.
         shift: of the flow times, towards noise.
         changed_weight: of the cells of a latent that an edit changes, against 1 for those that it copies.
-        dense, grounding, flow: weights of these losses against 1 for answers.
+        dense, foresight, grounding, flow: weights of these losses against 1 for answers.
     """
 
     scenes: int = 24
@@ -60,17 +60,17 @@ class Recipe:
         )
     )
     edit_weights: dict[str, float] = field(
-        default_factory=lambda: (
-            dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.4, "attribute": 1.5, "replacement": 2.0, "reading": 2.0}
-        )
+        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.7, "replacement": 4.0, "reading": 2.0}
     )
     muon: float = 0.02
     adam: float = 2e-3
     shift: float = 3.0
     changed_weight: float = 4.0
     dense: float = 1.0
+    foresight: float = 1.0
     grounding: float = 0.5
     flow: float = 1.0
     ground_nouns: int = 2  # the layer in which a noun's word looks at its object
     ground_finals: int = 3  # … in which the end of a sentence looks at all that it is about
     ground_cells: int = 5  # … in which a cell to be painted looks at the picture's cell or at the instruction
+    foresee: int = 5  # … behind which it knows what it will show
