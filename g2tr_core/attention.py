@@ -30,18 +30,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     q, k, v = (x.transpose(-3, -2) for x in (query, key, value))  # [..., heads, rows, D]
     if query.ndim == 3:
         q, k, v = (x.unsqueeze(0) for x in (q, k, v))
+    new, rows = query.shape[-3], key.shape[-3]
+    upper_left = causal and 1 < new == rows  # what `is_causal` means
     grouped = q.shape[1] != k.shape[1]
-    if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, None, 0.0, causal, True)):
+    if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, None, 0.0, upper_left, True)):
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         grouped = False
-    new, rows = query.shape[-3], key.shape[-3]
-    if not causal or new == 1:
-        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
-    elif new == rows:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    else:
-        mask: Tensor = causal_lower_right(new, rows)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    lower_right: Tensor | None = causal_lower_right(new, rows) if causal and 1 < new < rows else None
+    out = F.scaled_dot_product_attention(q, k, v, lower_right, is_causal=upper_left, enable_gqa=grouped)
     return out.transpose(-3, -2).reshape(*query.shape[:-2], -1)
 
 

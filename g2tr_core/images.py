@@ -69,17 +69,21 @@ def open_image(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decode(source, "image")
     if isinstance(source, (str, os.PathLike)):
-        try:
-            image = Image.open(source)
-        except Exception as error:
-            raise _read_fault(error, str(source)) from error
-        with image:
-            return _decode(image, str(source))
+        return _read(source)
     raise ImageError(
         f"a value of type {type(source).__name__} is not a picture",
         where="image",
         fix="Give a path, a PIL image or a float tensor [H, W, 3]",
     )
+
+
+def open_mask(path: str | os.PathLike[str]) -> Image.Image:
+    """As `open_image`, of a file in which white means something.
+
+    Raises:
+        ImageError: as there; or a pixel is transparent, which over white would be white whatever was painted.
+    """
+    return _read(path, opaque=True)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -134,12 +138,21 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def _read(path: str | os.PathLike[str], *, opaque: bool = False) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except Exception as error:
+        raise _read_fault(error, str(path)) from error
+    with image:
+        return _decode(image, str(path), opaque=opaque)
+
+
 def _read_fault(error: Exception, where: str) -> ImageError:
     what, fix = next((what, fix) for kinds, what, fix in READ_FAULTS if isinstance(error, kinds))
     return ImageError(what.format(error=error), where=where, fix=fix)
 
 
-def _decode(image: Image.Image, where: str) -> Image.Image:
+def _decode(image: Image.Image, where: str, *, opaque: bool = False) -> Image.Image:
     """Decode the pixels of an opened picture, turn it upright and convert it."""
     try:
         upright = ImageOps.exif_transpose(image)
@@ -149,19 +162,25 @@ def _decode(image: Image.Image, where: str) -> Image.Image:
         raise ImageError(
             f"a picture of {upright.width}x{upright.height} pixels is empty", where=where, fix="Give at least one pixel"
         )
-    return _to_rgb(upright, where)
+    return _to_rgb(upright, where, opaque=opaque)
 
 
-def _to_rgb(image: Image.Image, where: str) -> Image.Image:
-    """Any mode -> RGB on a fresh canvas, so that palette, profile and other metadata stay behind."""
+def _to_rgb(image: Image.Image, where: str, *, opaque: bool = False) -> Image.Image:
+    """Any mode -> RGB on a fresh canvas, so that palette, profile and other metadata stay behind.
+
+    With `opaque` a transparent pixel is refused.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_grey(image, where)
     if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
         image = image.convert("LA")
     transparent = image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info
-    opaque = image.convert("RGBA" if transparent else "RGB")
+    colors = image.convert("RGBA" if transparent else "RGB")
+    alpha = colors.getchannel("A") if transparent else None
+    if opaque and alpha is not None and np.asarray(alpha).min() < 255:
+        raise ImageError("this mask has transparency", where=where, fix="Flatten it to black and white")
     canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(opaque, mask=opaque.getchannel("A") if transparent else None)
+    canvas.paste(colors, mask=alpha)
     return canvas
 
 

@@ -218,10 +218,14 @@ def _host_clock() -> _HostMoment:
 
 def _event_clock(device: torch.device) -> Callable[[], _EventMoment]:
     module = torch.get_device_module(device)
+    current_stream = getattr(module, "current_stream", None)  # Metal has none to choose from
 
     def now() -> _EventMoment:
         event = module.Event(enable_timing=True)
-        event.record()
+        if current_stream is None:
+            event.record()
+        else:  # of this device, which need not be the current one
+            event.record(current_stream(device))
         return _EventMoment(event)
 
     return now

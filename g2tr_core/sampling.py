@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ Velocity = Callable[[Tensor, Tensor, slice], Tensor]
 """(latent [L, P], time 0-d, chosen branches) -> [B, L, P] fp32, e.g. `bagel.network.Denoiser`."""
 OnStep = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, the picture as it would come out now [L, P]); may raise to cancel."""
+
+
+def check_flow_time(field: str, value: Any) -> None:
+    """Refuse anything but a flow time, from 0 (picture) to 1 (noise)."""
+    number(field, value, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Guidance:
         if not isinstance(self.interval, (tuple, list)) or len(self.interval) != 2:
             raise SettingsError("needs two numbers, low and high", where="interval", fix="For example 0.4 and 1.0")
         for bound in self.interval:
-            number("interval", bound, low=0.0, high=1.0)
+            check_flow_time("interval", bound)
         if self.interval[0] > self.interval[1]:
             raise SettingsError(f"{self.interval} runs backwards", where="interval", fix="Put the lower bound first")
         one_of("renorm", self.renorm, get_args(Renorm))

@@ -17,8 +17,8 @@ from ..g2tr_core.images import to_tensor
 from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.umm.interface import Answer, Painting, Purpose
 from . import host
-from .painting import image_scale_input, settings, steps_input, text_scale_input
-from .read import shots
+from .painting import check_sampling, image_scale_input, settings, steps_input, text_scale_input
+from .read import shots, surplus_notes
 from .sockets import (
     CATEGORY,
     ReductionSettings,
@@ -71,8 +71,8 @@ class Compare(io.ComfyNode):
                 ),
                 seed_input("The same for all ratios."),
                 steps_input(),
-                text_scale_input(),
-                image_scale_input(),
+                text_scale_input(thinks=False),
+                image_scale_input(thinks=False),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
                 io.Int.Input(
                     "max_tokens",
@@ -95,9 +95,19 @@ class Compare(io.ComfyNode):
         return shown_again(schema)
 
     @classmethod
-    def validate_inputs(cls, ratios: str | None = None, images: Any = None) -> bool | str:
-        """Refuse ratios that are none."""
-        return True if ratios is None else verdict(lambda: parsed(ratios))
+    def validate_inputs(
+        cls,
+        ratios: str | None = None,
+        images: Any = None,
+        steps: int | None = None,
+        text_scale: float | None = None,
+        image_scale: float | None = None,
+    ) -> bool | str:
+        """Refuse ratios that are none, and numbers that no model paints with."""
+        said = True if ratios is None else verdict(lambda: parsed(ratios))
+        if said is not True:
+            return said
+        return check_sampling(steps=steps, text_scale=text_scale, image_scale=image_scale)
 
     @classmethod
     def execute(
@@ -122,7 +132,7 @@ class Compare(io.ComfyNode):
         sampling, _ = settings(model.model, "edit", seed=seed, steps=steps, **scales)
         sheets, tables = [], []
         for pictures, importance in shots(images, reduction):
-            entries = []
+            entries, notes = [], []
             for setting in reductions:
                 purpose: Purpose = "answer" if mode == "ask" else "edit"
                 reading = model.read(pictures, setting, purpose, False, importance)
@@ -133,10 +143,11 @@ class Compare(io.ComfyNode):
                 else:
                     made = painting = model.edit(reading, prompt, sampling, reading.size, None)
                     result = painting.image
+                notes += surplus_notes(reading, setting)
                 drawn = token_map.draw(reading.reading.token_views()[0])
                 entries.append(Entry(setting.keep_ratio, drawn, result, made.report.after(reading.reading.report)))
             sheets.append(host.image(to_tensor(sheet(entries))))
-            tables.append(table(entries))
+            tables.append("\n\n".join([table(entries), *notes]))
         return io.NodeOutput(sheets, tables, ui={"text": ("\n\n".join(tables),)})
 
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from . import host
 from .painting import (
-    check_interval,
+    check_sampling,
     image_scale_input,
     packed,
     painting_outputs,
@@ -51,15 +51,32 @@ class Edit(io.ComfyNode):
                 image_scale_input(),
                 size_input("width", own, advanced=True),
                 size_input("height", own, advanced=True),
-                *sampler_inputs(own_start="0, to the end", own_renorm="text_channel"),
+                *sampler_inputs(
+                    own_start="0, to the end", own_renorm="text_channel; if edits look blurred, try global"
+                ),
             ],
             outputs=painting_outputs(),
         )
 
     @classmethod
-    def validate_inputs(cls, interval_start: float | None = None, interval_end: float | None = None) -> bool | str:
-        """Refuse an interval that runs backwards."""
-        return check_interval(interval_start, interval_end)
+    def validate_inputs(
+        cls,
+        steps: int | None = None,
+        text_scale: float | None = None,
+        image_scale: float | None = None,
+        timestep_shift: float | None = None,
+        interval_start: float | None = None,
+        interval_end: float | None = None,
+    ) -> bool | str:
+        """Refuse numbers that no model paints with, which the limits of one widget cannot say."""
+        return check_sampling(
+            steps=steps,
+            text_scale=text_scale,
+            image_scale=image_scale,
+            timestep_shift=timestep_shift,
+            interval_start=interval_start,
+            interval_end=interval_end,
+        )
 
     @classmethod
     def execute(

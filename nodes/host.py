@@ -34,7 +34,6 @@ from ..g2tr_core.umm.reading import Encoding, Item
 from .recent import RecentPictures
 
 MODEL_FOLDER = "unified_models"
-WHOLE = 1e32  # bytes, more than any model has
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 LATENT_FORMATS = {"flux": comfy.latent_formats.Flux, "qwen-image": comfy.latent_formats.Wan21}  # Qwen-Image's is Wan's
 
@@ -87,7 +86,7 @@ class HostedModel:
     def answer(self, reading: HostedReading, question: str, decoding: Decoding, think: bool) -> Answer:
         """Answer a question about a reading."""
         own, progress = self._own(reading), self._progress()
-        with self._ready(self.model.footprint.answering(decoding), reading):
+        with self._ready(self.model.footprint.answering(own, decoding, think), reading):
             return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
     def edit(
@@ -121,7 +120,9 @@ class HostedModel:
         mm.load_models_gpu([self.patcher, *whole], memory_required=memory_required)
         for patcher in whole:  # their layers do not follow their input from device to device
             if patcher.loaded_size() < patcher.model_size():
-                patcher.partially_load(patcher.load_device, WHOLE)
+                patcher.load(patcher.load_device, full_load=True)
+        if not self.patcher.is_dynamic():
+            _bring_what_is_left(self.patcher.model, self.patcher.load_device)
         self.model.device = self.patcher.load_device
         try:
             try:
@@ -199,8 +200,10 @@ class HostedReading:
         return self.reading.size or self.owner.model.default_size
 
     def account(self) -> None:
-        """Tell the manager how large the reading has become, all of it being on the device."""
-        self.patcher.size = self.patcher.model.model_loaded_weight_memory = self.reading.nbytes
+        """Tell the manager how large the reading has become; all of it is where it was, on the device or off it."""
+        self.patcher.size = self.reading.nbytes
+        if self.patcher.model.device == self.patcher.load_device:
+            self.patcher.model.model_loaded_weight_memory = self.patcher.size
 
 
 class Progress:
@@ -248,6 +251,12 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
     if alive is not None:
         return alive
     kept_as = WEIGHTS.get(weights) or umm.stored_dtype(path)
+    if not mm.supports_cast(device, kept_as):
+        raise SettingsError(
+            f"{device.type} cannot work with {str(kept_as).removeprefix('torch.')}",
+            where="weights",
+            fix="Choose bf16 or fp16; of a file in fp8, take the edition in bf16",
+        )
     allowed = [torch.float16, torch.float32] if kept_as == torch.float16 else [torch.bfloat16, torch.float32]
     compute = mm.unet_manual_cast(kept_as, device, allowed) or kept_as
     operations = comfy.ops.pick_operations(kept_as, compute, load_device=device)
@@ -288,6 +297,16 @@ def files(key: str) -> dict[str, Path]:
 def image(pixels: Tensor) -> Tensor:
     """[H, W, 3] of 0 … 1 -> IMAGE [1, H, W, 3]."""
     return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
+
+
+def _bring_what_is_left(network: nn.Module, device: torch.device) -> None:
+    """Move weights that belong to no layer of `comfy.ops`: the manager leaves them behind where it loads in part."""
+    for module in network.modules():
+        if hasattr(module, "comfy_cast_weights"):
+            continue
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.device != device:
+                setattr(module, name, nn.Parameter(weight.to(device), requires_grad=False))
 
 
 def _batch(latent: Tensor, latents: comfy.latent_formats.LatentFormat) -> Tensor:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from . import host
 from .painting import (
-    check_interval,
+    check_sampling,
     packed,
     painting_outputs,
     sampler_inputs,
@@ -47,15 +47,28 @@ class Imagine(io.ComfyNode):
                 seed_input("Which variant to paint. The same seed gives the same picture on every machine."),
                 steps_input(),
                 text_scale_input(),
-                *sampler_inputs(own_start="0.4 for BAGEL, 0 for InternVL-U", own_renorm="global"),
+                *sampler_inputs(own_start="0.4 for BAGEL, 0 for InternVL-U and the BAGEL demo", own_renorm="global"),
             ],
             outputs=painting_outputs(),
         )
 
     @classmethod
-    def validate_inputs(cls, interval_start: float | None = None, interval_end: float | None = None) -> bool | str:
-        """Refuse an interval that runs backwards."""
-        return check_interval(interval_start, interval_end)
+    def validate_inputs(
+        cls,
+        steps: int | None = None,
+        text_scale: float | None = None,
+        timestep_shift: float | None = None,
+        interval_start: float | None = None,
+        interval_end: float | None = None,
+    ) -> bool | str:
+        """Refuse numbers that no model paints with, which the limits of one widget cannot say."""
+        return check_sampling(
+            steps=steps,
+            text_scale=text_scale,
+            timestep_shift=timestep_shift,
+            interval_start=interval_start,
+            interval_end=interval_end,
+        )
 
     @classmethod
     def execute(

@@ -12,8 +12,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..g2tr_core.decoding import Decoding
+from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.report import Report
-from ..g2tr_core.sampling import Guidance, Sampling
+from ..g2tr_core.sampling import Guidance, Sampling, check_flow_time
 from ..g2tr_core.umm.interface import Painting, PaintTask, UnifiedModel
 from . import host
 from .sockets import report_output, thinking_output, verdict
@@ -29,13 +30,14 @@ def steps_input() -> Any:
         default=0,
         min=0,
         max=1000,
-        tooltip="Sampling steps; 0 is the model's own: 50 for BAGEL (25 are often enough), 20 for InternVL-U. Far "
-        "fewer lose details.",
+        tooltip="Sampling steps; 0 is the model's own: 50 for BAGEL (25 are often enough), 20 for InternVL-U, "
+        "13 for the BAGEL demo. Far fewer lose details.",
     )
 
 
-def text_scale_input() -> Any:
-    """Text guidance."""
+def text_scale_input(*, thinks: bool = True) -> Any:
+    """Text guidance, of a node that can think or cannot."""
+    with_think = " (3.5 with think)" if thinks else ""
     return io.Float.Input(
         "text_scale",
         default=0.0,
@@ -44,12 +46,14 @@ def text_scale_input() -> Any:
         step=0.1,
         round=0.01,
         tooltip="How strongly the picture follows the text (CFG); 0 is the model's own: 4 for BAGEL, 4.5 for "
-        "InternVL-U (3.5 with think). 4 to 8 suits most; 1 turns all guidance off: faster and much weaker.",
+        f"InternVL-U{with_think}, 1 for the BAGEL demo. 4 to 8 suits most; 1 turns all guidance off: faster and much "
+        "weaker.",
     )
 
 
-def image_scale_input() -> Any:
-    """Image guidance."""
+def image_scale_input(*, thinks: bool = True) -> Any:
+    """Image guidance, of a node that can think or cannot."""
+    with_think = " (1.5 for InternVL-U with think)" if thinks else ""
     return io.Float.Input(
         "image_scale",
         default=0.0,
@@ -57,8 +61,8 @@ def image_scale_input() -> Any:
         max=20.0,
         step=0.1,
         round=0.01,
-        tooltip="How closely the result stays to the pictures that were read; 0 is the model's own: 2 (InternVL-U "
-        "with think: 1.5). 1.2 to 2 suits most; 1 turns it off.",
+        tooltip="How closely the result stays to the pictures that were read; 0 is the model's own: 2"
+        f"{with_think}, 1 for the BAGEL demo. 1.2 to 2 suits most; 1 turns it off.",
     )
 
 
@@ -114,7 +118,7 @@ def sampler_inputs(own_start: str, own_renorm: str) -> list[Any]:
             default=OWN,
             tooltip="How BAGEL's guidance is kept from burning out: scaled back over the whole picture (global), for "
             "each token (channel), or for each token before image guidance (text_channel). Its own is "
-            f"{own_renorm}. If edits look blurred, try global. InternVL-U does not use it: it damps its first steps.",
+            f"{own_renorm}. InternVL-U does not use it: it damps its first steps.",
             advanced=True,
         ),
         io.Float.Input(
@@ -167,9 +171,14 @@ def painting_outputs() -> list[Any]:
     ]
 
 
-def check_interval(interval_start: float | None, interval_end: float | None) -> bool | str:
-    """For `validate_inputs`; None is a value that is not known yet, 0 one that the model knows."""
-    return verdict(lambda: Guidance(interval=(interval_start or 0.0, interval_end or 1.0)))
+def check_sampling(**numbers: float | None) -> bool | str:
+    """For `validate_inputs`: numbers of `chosen`, of which None is one that is not known yet.
+
+    ComfyUI repeats what this says for every input that `validate_inputs` names, so name only what widgets let through.
+    """
+    known: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+    said = verdict(lambda: chosen(Sampling(), **known))
+    return said if said is True else f"{said} 0 is the model's own."
 
 
 def settings(
@@ -177,6 +186,29 @@ def settings(
     task: PaintTask,
     *,
     seed: int,
+    think: bool = False,
+    max_think_tokens: int = 0,
+    **numbers: Any,
+) -> tuple[Sampling, Decoding | None]:
+    """A painting node's inputs as the core's settings: how to paint, and how to think, if at all.
+
+    Args:
+        model: fills in what is 0, or `OWN`.
+        task: what is painted.
+        numbers: those of `chosen`.
+
+    Raises:
+        SettingsError: a value is outside the core's limits.
+    """
+    sampling = chosen(model.default_sampling(task, think=think), seed=seed, **numbers)
+    longest = max_think_tokens or model.thinking.max_tokens
+    return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if think else None
+
+
+def chosen(
+    own: Sampling,
+    *,
+    seed: int = 0,
     steps: int = 0,
     text_scale: float = 0.0,
     image_scale: float = 0.0,
@@ -185,31 +217,40 @@ def settings(
     interval_end: float = 0.0,
     renorm: Any = OWN,
     renorm_min: float = 0.0,
-    think: bool = False,
-    max_think_tokens: int = 0,
     batch_guidance: bool = True,
-) -> tuple[Sampling, Decoding | None]:
-    """A painting node's inputs as the core's settings: how to paint, and how to think, if at all.
+) -> Sampling:
+    """A painting node's numbers as the core's settings.
 
     Args:
-        model: fills in what is 0, or `OWN`.
-        task: what is painted.
+        own: the model's, for what is 0 or `OWN`.
 
     Raises:
-        SettingsError: a value is outside the core's limits.
+        SettingsError: a value is outside the core's limits; it names the node's input.
     """
-    own = model.default_sampling(task, think=think)
-    low, high = own.guidance.interval
     guidance = Guidance(
         text_scale=text_scale or own.guidance.text_scale,
         image_scale=image_scale or own.guidance.image_scale,
-        interval=(interval_start or low, interval_end or high),
+        interval=_interval(interval_start, interval_end, own.guidance.interval),
         renorm=own.guidance.renorm if renorm == OWN else renorm,
         renorm_min=renorm_min or own.guidance.renorm_min,
     )
-    sampling = Sampling(steps or own.steps, timestep_shift or own.timestep_shift, guidance, seed, batch_guidance)
-    longest = max_think_tokens or model.thinking.max_tokens
-    return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if think else None
+    return Sampling(steps or own.steps, timestep_shift or own.timestep_shift, guidance, seed, batch_guidance)
+
+
+def _interval(start: float, end: float, own: tuple[float, float]) -> tuple[float, float]:
+    """Flow times of guidance, low and high; refused here because the core knows them as one setting."""
+    check_flow_time("interval_start", start)
+    check_flow_time("interval_end", end)
+    low, high = start or own[0], end or own[1]
+    if low > high:
+        own_said = f" ({OWN})"
+        said = [f"{bound:g}{'' if given else own_said}" for given, bound in ((start, low), (end, high))]
+        raise SettingsError(
+            f"guidance runs backwards, from interval_start {said[0]} to interval_end {said[1]}",
+            where="interval_start" if start else "interval_end",
+            fix="Set interval_start to a number below interval_end",
+        )
+    return low, high
 
 
 def packed(

@@ -9,7 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..g2tr_core.errors import ImageError, SettingsError
+from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.report import Change
+from ..g2tr_core.umm.reading import min_tokens_note
 from . import host
 from .sockets import (
     CATEGORY,
@@ -77,18 +79,26 @@ class Read(io.ComfyNode):
         think: bool = False,
     ) -> io.NodeOutput:
         """Read every picture of the batch in image1, together with its references."""
-        readings, summaries = [], []
+        readings, summaries, lines = [], [], []
+        settings = None if reduction is None else reduction.reduction
         for pictures, importance in shots(images, reduction):
-            settings = None if reduction is None else reduction.reduction
             readings.append(model.read(pictures, settings, purpose, think, importance))
             summaries.append(summary(readings[-1].reading.visual_tokens))
+            lines += [summaries[-1], *surplus_notes(readings[-1], settings)]
         reports = [reading.reading.report for reading in readings]
-        return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(summaries),)})
+        return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(lines),)})
 
 
 def summary(tokens: Change) -> str:
     """Token counts in a line."""
     return f"{tokens.after:,} of {tokens.before:,} visual tokens kept ({tokens.after / tokens.before:.0%})"
+
+
+def surplus_notes(reading: host.HostedReading, reduction: Reduction | None) -> list[str]:
+    """What its report says about tokens that `min_tokens` kept beyond the ratio, if there are any."""
+    if reduction is None:
+        return []
+    return [note for note in reading.reading.report.notes if note == min_tokens_note(reduction)]
 
 
 def shots(
@@ -117,6 +127,9 @@ def shots(
                 where=name,
                 fix="Give one picture for all of them, or one for each",
             )
+    if reduction is not None:
+        for name, masks in (("protect", reduction.protect), ("sacrifice", reduction.sacrifice)):
+            _check_masks(name, masks, batch, len(sockets))
     return [
         (
             [pictures[index if len(pictures) > 1 else 0] for pictures in sockets],
@@ -134,23 +147,37 @@ def _importance(reduction: ReductionSettings | None, index: int, place: int, bat
     """
     if reduction is None:
         return None
-    protect = _mask("protect", reduction.protect, index, place, batch)
-    sacrifice = _mask("sacrifice", reduction.sacrifice, index, place, batch)
+    protect = _mask(reduction.protect, index, place, batch)
+    sacrifice = _mask(reduction.sacrifice, index, place, batch)
     if protect is None or sacrifice is None:
         return protect if sacrifice is None else -sacrifice
     resized = torch.nn.functional.interpolate(sacrifice[None, None], size=protect.shape, mode="area")[0, 0]
     return protect - resized
 
 
-def _mask(name: str, masks: Tensor | None, index: int, place: int, batch: int) -> Tensor | None:
+def _check_masks(name: str, masks: Tensor | None, batch: int, sockets: int) -> None:
+    """Refuse masks [B, H, W] or [H, W] that belong to no picture."""
+    if masks is None:
+        return
+    count = masks.shape[:-2].numel()
+    pictures = batch if batch > 1 else sockets
+    if count > pictures:
+        raise SettingsError(
+            f"{count} masks for {pictures} picture{'s' if pictures > 1 else ''}",
+            where=name,
+            fix="Give at most one mask a picture; join masks of one picture first",
+        )
+    if batch > 1 and count not in (1, batch):
+        raise SettingsError(
+            f"{count} masks for a batch of {batch} pictures", where=name, fix="Give one mask, or one a picture"
+        )
+
+
+def _mask(masks: Tensor | None, index: int, place: int, batch: int) -> Tensor | None:
     if masks is None:
         return None
     masks = masks.reshape(-1, *masks.shape[-2:]).float()
     if batch > 1:
-        if len(masks) not in (1, batch):
-            raise SettingsError(
-                f"{len(masks)} masks for a batch of {batch} pictures", where=name, fix="Give one mask, or one a picture"
-            )
         return masks[index if len(masks) > 1 else 0] if place == 0 else None
     return masks[place] if place < len(masks) else None
 

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from g2tr_core import __version__, token_map
 from g2tr_core.cli import bench, commands, main, terminal
@@ -125,6 +128,11 @@ class TestAsk:
         assert report["visual_tokens"]["before"] == report["visual_tokens"]["after"]
         assert "vae_encode" not in report["ms"]
 
+    def test_min_tokens_that_keeps_more_than_the_ratio_says_so(self, run: Run, photo: str) -> None:
+        arguments = ("ask", photo, "?", "--max-tokens", "2", "--keep-ratio", "0.25")
+        assert "min_tokens 32 keeps more than keep_ratio 0.25 asks for" in run(*arguments).err
+        assert "min_tokens" not in run(*arguments, "--min-tokens", "4").err
+
     def test_quiet_says_nothing_else(self, run: Run, photo: str) -> None:
         assert run("ask", photo, "?", "--max-tokens", "2", "--quiet").err == ""
 
@@ -202,9 +210,10 @@ class TestTokens:
         mask = Image.new("L", (70, 50))
         mask.paste(255, (0, 0, 30, 50))  # 3 of 7 columns
         mask.save("left.png")
+        mask.convert("RGBA").save("opaque.png")
         keep_half = ("tokens", photo, "-o", "map.png", "--min-tokens", "1")
         assert run(*keep_half, "--protect", "left.png").status == 0
-        assert run(*keep_half, "--sacrifice", "left.png").status == 0
+        assert run(*keep_half, "--sacrifice", "opaque.png").status == 0
         protected, sacrificed = ({(token // 7, token % 7) for token in view.keep.tolist()} for view in drawn)
         rows, columns = drawn[0].grid
         left = {(row, column) for row in range(rows) for column in range(3)}
@@ -225,7 +234,18 @@ ERRORS = {
     "no answer at all": (["ask", "photo.png", "?", "--max-tokens", "0"], "max_tokens"),
     "negative temperature": (["ask", "photo.png", "?", "--temperature", "-1"], "temperature"),
     "negative seed": (["ask", "photo.png", "?", "--seed", "-1"], "seed"),
-    "more masks than pictures": (["ask", "photo.png", "?", "--protect", "a.png", "--protect", "b.png"], "protect"),
+    "more masks than pictures": (
+        ["ask", "photo.png", "?", "--protect", "a.png", "--protect", "b.png"],
+        "protect: 2 masks for 1 picture. Give at most one mask a picture; join masks of one picture first.",
+    ),
+    "mask on a transparent ground": (
+        ["ask", "photo.png", "?", "--protect", "strokes.png"],
+        "strokes.png: this mask has transparency. Flatten it to black and white.",
+    ),
+    "mask with a transparent level": (["ask", "photo.png", "?", "--sacrifice", "level.png"], "level.png: this mask"),
+    "kept tokens of no weight": (["ask", "photo.png", "?", "--merge-scaling", "0"], "merge_scaling"),
+    "too alike": (["ask", "photo.png", "?", "--auto-similarity", "1"], "auto_similarity"),
+    "least above most": (["ask", "photo.png", "?", "--budget", "auto", "--auto-min-ratio", "0.9"], "auto_min_ratio"),
     "missing mask": (["ask", "photo.png", "?", "--sacrifice", "a.png"], "a.png: there is no such file"),
     "one step": (["imagine", "A fox", "-o", "out.png", "--steps", "1"], "steps"),
     "weak guidance": (["imagine", "A fox", "-o", "out.png", "--text-scale", "0"], "text_scale"),
@@ -247,6 +267,10 @@ class TestErrors:
         (tmp_path / "words.png").write_text("no picture")
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder.png").mkdir()
+        strokes = Image.new("RGBA", (70, 50), (0, 0, 0, 0))
+        strokes.paste((255, 255, 255, 255), (0, 0, 30, 50))
+        strokes.save(tmp_path / "strokes.png")
+        Image.new("L", (70, 50)).save(tmp_path / "level.png", transparency=0)
 
     @pytest.mark.parametrize("case", ERRORS)
     def test_are_told_before_anything_is_loaded(self, run: Run, case: str, nothing_loads: None, tmp_path: Path) -> None:
@@ -274,6 +298,13 @@ class TestErrors:
         assert out == ""
         assert message in err
         assert not Path("out.png").exists()
+
+    def test_unknown_weights_are_told_both_models(self, capsys: Any, tmp_path: Path) -> None:
+        save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+        arguments = ["-o", str(tmp_path / "out.png"), "--quiet", "--model", str(tmp_path / "other.safetensors")]
+        assert main(["imagine", "A fox", *arguments]) == 1
+        told = capsys.readouterr().err
+        assert "Give the folder of BAGEL-7B-MoT" in told and "or the folder of InternVL-U" in told
 
     def test_json_has_them_too(self, run: Run) -> None:
         result = run("ask", "none.png", "?", "--json")
@@ -400,6 +431,10 @@ class TestHelp:
         for field in ("merge", "budget"):
             for choice in choices[field]:
                 Reduction(**{field: choice})
+
+    def test_every_setting_of_the_reduction_is_an_option(self) -> None:
+        settings = {setting.name for setting in fields(Reduction)} - {"seed"}  # of the controls
+        assert settings <= {action.dest for action in _options("ask")}
 
     def test_needs_no_library(self) -> None:
         code = "import sys; from g2tr_core.cli import main\ntry: main(['edit', '--help'])\nfinally: print(*sys.modules)"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from g2tr_core.attention import attention, rotary_table, rotate
 from g2tr_core.context import Canvas, Context, KVCache
@@ -139,3 +140,23 @@ def test_a_canvas_closes_after_an_error_and_when_it_cannot_open() -> None:
     with pytest.raises(ZeroDivisionError), Canvas([good], 2):
         raise ZeroDivisionError
     grow(good, 1)
+
+
+@pytest.mark.parametrize(
+    ("new", "rows", "causal", "asked"),
+    [(1, 9, True, False), (4, 9, True, False), (9, 9, True, True), (4, 9, False, False)],
+)
+def test_keys_are_expanded_only_where_flash_cannot_run(
+    new: int, rows: int, causal: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash refuses `is_causal` unless queries and keys are as many; it must be asked about the call that is made."""
+    params = []
+    monkeypatch.setattr("g2tr_core.attention.SDPAParams", lambda *each: params.append(each))
+    monkeypatch.setattr("g2tr_core.attention.can_use_flash_attention", lambda _: True)
+    monkeypatch.setattr("g2tr_core.attention.causal_lower_right", lambda *size: torch.ones(size, device="cuda").bool())
+    with FakeTensorMode():
+        query = torch.empty(new, 8, 64, device="cuda", dtype=torch.bfloat16)
+        key = torch.empty(rows, 2, 64, device="cuda", dtype=torch.bfloat16)
+        assert attention(query, key, key, causal=causal).shape == (new, 512)
+    ((_, k, _, mask, _, is_causal, grouped),) = params
+    assert k.shape[1] == 2 and mask is None and is_causal is asked and grouped

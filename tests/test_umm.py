@@ -15,7 +15,7 @@ from g2tr_core import umm
 from g2tr_core.cli import main
 from g2tr_core.decoding import Decoding
 from g2tr_core.embedded import INTERNVLU, PHOTO
-from g2tr_core.errors import CheckpointError, SettingsError
+from g2tr_core.errors import CheckpointError, OutOfMemoryError, SettingsError
 from g2tr_core.reduction import Reduction
 from g2tr_core.sampling import Guidance, Sampling
 from g2tr_core.umm import load
@@ -99,6 +99,15 @@ class TestRecognition:
     def test_stored_type_of_what_loading_refuses(self, tmp_path: Path) -> None:
         assert umm.stored_dtype(tmp_path / "nowhere") == torch.bfloat16
 
+    @EVERY
+    def test_weights_that_do_not_fit(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr("g2tr_core.weights.StoredTensor.load", full)
+        with pytest.raises(OutOfMemoryError, match=r"do not fit on cpu.*fp8"):
+            umm.load(path)
+
     def test_registrations_are_told_apart(self) -> None:
         for field in ("name", "mark", "release"):
             assert len({getattr(known, field) for known in umm.MODELS}) == len(umm.MODELS)
@@ -113,7 +122,7 @@ class TestInterface:
             assert sides.smallest <= side <= sides.largest and side % sides.step == 0
         needed = {
             "reading": model.footprint.reading([(600, 400)], "edit"),
-            "answering": model.footprint.answering(Decoding(8)),
+            "answering": model.footprint.answering(reading, Decoding(8), False),
             "editing": model.footprint.editing(reading, (64, 64), QUICK, None),
             "larger": model.footprint.editing(reading, (128, 64), QUICK, None),
             "thinking": model.footprint.editing(reading, (128, 64), QUICK, Decoding(8)),
@@ -121,6 +130,21 @@ class TestInterface:
         }
         assert min(needed.values()) > 0 and all(isinstance(count, int) for count in needed.values())
         assert needed["editing"] < needed["larger"] < needed["thinking"]
+
+    def test_a_prefill_that_a_reading_lacks_is_counted(self, model: UnifiedModel) -> None:
+        reading = model.read(PHOTO, purpose="edit")
+        assert reading.is_prefilled("edit", False) and not reading.is_prefilled("answer", False)
+        before = model.footprint.answering(reading, Decoding(8), False)
+        model.answer(reading, "What is this?", decoding=Decoding(2))
+        assert reading.is_prefilled("answer", False)
+        after = model.footprint.answering(reading, Decoding(8), False)
+        sizes = [picture.prepared.size for picture in reading.encoding.pictures]
+        assert before - after == model.footprint.reading(sizes, "answer") > 0
+
+        reading = model.read(PHOTO)
+        lacking = model.footprint.editing(reading, (64, 64), QUICK, None)
+        model.edit(reading, "Make it red.", QUICK)
+        assert lacking - model.footprint.editing(reading, (64, 64), QUICK, None) > 0
 
     def test_sizes_that_nobody_gives(self, model: UnifiedModel) -> None:
         reading = model.read(PHOTO, Reduction(0.25, 1), purpose="edit")

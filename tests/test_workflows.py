@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from g2tr_core.embedded import SAMPLE
+from g2tr_core.embedded.world import vocabulary
+from g2tr_core.reduction.budget import share_of
 from tests.pack import REPOSITORY, nodes, pack
 
 WORKFLOWS, HELP, LOCALES = REPOSITORY / "workflows", REPOSITORY / "web" / "docs", REPOSITORY / "locales"
@@ -237,15 +240,46 @@ def test_help_page_is_complete(node: str, language: str) -> None:
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page):
         assert (HELP / picture).is_file(), picture
     assert "![" in page
-    if language == "en":
-        for entry in schema.outputs:
-            assert f"| `{entry.id}` | {entry.tooltip} |" in page, entry.id
-        for entry in schema.inputs:
-            default = getattr(entry, "default", None)
-            written = (
-                "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-            )
-            assert f"| `{entry.id}` | {written} | {entry.tooltip} |" in page, entry.id
+    said = json.loads((LOCALES / language / "nodeDefs.json").read_text())[node]
+
+    def row(side: str, place: str, name: str) -> tuple[str, str]:
+        label = "" if language == "en" else f"{said[side][place]['name']} "
+        return f"| {label}`{name}` |", f" {said[side][place]['tooltip']} |"
+
+    for number, entry in enumerate(schema.outputs):
+        assert "".join(row("outputs", str(number), entry.id)) in page, entry.id
+    for entry in schema.inputs:
+        default = getattr(entry, "default", None)
+        written = "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        name, meaning = row("inputs", entry.id, entry.id)
+        assert f"{name} {written} |{meaning}" in page, entry.id
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_gives_sentences_that_the_demo_knows(language: str) -> None:
+    painted = next(node["inputs"]["prompt"] for node in prompt("Text to image").values() if "prompt" in node["inputs"])
+    known = {
+        "G2TRAsk": [SAMPLE.question],
+        "G2TREdit": [SAMPLE.instruction],
+        "G2TRImagine": [painted],
+        "G2TRCompare": [SAMPLE.question, SAMPLE.instruction],
+    }
+    for node, sentences in known.items():
+        page = (HELP / node / f"{language}.md").read_text()
+        for sentence in sentences:
+            assert f"“{sentence}”" in page, node
+            assert set(re.findall(r"\w+", sentence)) <= set(vocabulary.words())
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_min_tokens_of_a_template_leaves_the_ratio_alone(name: str) -> None:
+    tokens, graph = 64, prompt(name)  # of a sample scene
+    for node in graph.values():
+        reduction = graph[node["inputs"]["reduction"][0]]["inputs"] if "reduction" in node["inputs"] else None
+        if reduction is None:
+            continue
+        for ratio in map(float, node["inputs"].get("ratios", str(reduction["keep_ratio"])).split(",")):
+            assert share_of(tokens, ratio, reduction["min_tokens"]) == share_of(tokens, ratio, 1), ratio
 
 
 def described(node: str) -> dict[str, Any]:

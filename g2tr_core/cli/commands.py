@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .. import token_map
 from ..decoding import Decoding
 from ..embedded import CHECKPOINT, SAMPLE
 from ..errors import ImageError, SettingsError
-from ..images import FORMATS, open_image, save_image, to_tensor
+from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
 from ..reduction import Reduction
 from ..report import Report
 from ..sampling import Sampling
@@ -143,14 +143,18 @@ class _Pictures:
 
     @classmethod
     def of(cls, args: Namespace) -> _Pictures:
-        reduction = Reduction(**given(args, "keep_ratio", "min_tokens", "latent_pool", "merge", "budget", "selection"))
+        settings = {setting.name for setting in fields(Reduction)} - {"seed"}  # the option is of the sampling
+        reduction = Reduction(**given(args, *settings))
         for name in ("protect", "sacrifice"):
             masks = getattr(args, name) or []
             if len(masks) > len(args.images):
                 raise SettingsError(
-                    f"{len(masks)} masks for {len(args.images)} pictures", where=name, fix="Give at most one a picture"
+                    f"{len(masks)} masks for {len(args.images)} picture{'s' if len(args.images) > 1 else ''}",
+                    where=name,
+                    fix="Give at most one mask a picture; join masks of one picture first",
                 )
-        return cls(_opened(args.images), _opened(args.protect), _opened(args.sacrifice), reduction)
+        protect, sacrifice = ([open_mask(path) for path in masks or ()] for masks in (args.protect, args.sacrifice))
+        return cls([open_image(path) for path in args.images], protect, sacrifice, reduction)
 
     def read(self, model: UnifiedModel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
         importance = [self._importance(index) for index in range(len(self.images))]
@@ -167,10 +171,6 @@ class _Pictures:
             return None
         size = masks[0][1].size
         return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in masks]).sum(0)
-
-
-def _opened(paths: Sequence[str | Path] | None) -> list[Image.Image]:
-    return [open_image(path) for path in paths or ()]
 
 
 def _decoding(args: Namespace, defaults: Decoding) -> Decoding:

@@ -137,7 +137,10 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument(
         "--selection", choices=("balanced", "uniform", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
     )
+    group.add_argument("--auto-similarity", type=float, metavar="X", help="likeness at which auto sees one token (0.9)")
+    group.add_argument("--auto-min-ratio", type=float, metavar="X", help="least share that auto keeps (0.1)")
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
+    group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
     group.add_argument("--latent-pool", type=int, metavar="N", help="side of the latent blocks to compare with (2)")
 
 

@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
 
     summary: Summary = {}
     if asked:
-        known = {**_origin(args), "tasks": fingerprint(asked), "max_tokens": decoding.max_tokens}
+        known = {**_origin(args), "tasks": fingerprint(asked), "max_tokens": decoding.max_tokens, "suffix": args.suffix}
         ledger = Ledger(out / "answers.csv", answers.MEASURES, known)
-        _carry_out(args, "answers", AnswerRun(model, asked, chosen[0], decoding, ledger))
+        _carry_out(args, "answers", AnswerRun(model, asked, chosen[0], decoding, ledger, args.suffix))
         summary |= summarise(ledger, ("accuracy",), chosen[0], args.seed)
     if edited:
         known = {**_origin(args), "tasks": fingerprint(edited), "sampling": asdict(sampling)}
@@ -92,7 +92,7 @@ def _parser() -> ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="your own questions.jsonl or .csv (image, question, answer, type) and edits.jsonl or .csv (image, "
-        "instruction, target, class) instead of the embedded world",
+        "instruction, target, class) instead of the embedded world; see the README",
     )
     parser.add_argument("--questions", type=_count, metavar="N", help=f"how many, 0 for none ({QUESTIONS}; own: all)")
     parser.add_argument("--edits", type=_count, metavar="N", help=f"how many, 0 for none ({EDITS}; own: all)")
@@ -102,6 +102,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--all", action="store_true", help="edit under every condition, not only the telling ones")
     parser.add_argument("--steps", type=int, metavar="N", help="of painting an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")
+    parser.add_argument(
+        "--suffix",
+        default="",
+        metavar="TEXT",
+        help='said behind every question, such as "Answer with one word.": only the same words count as right',
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
     parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
     loading(parser)
@@ -177,6 +183,8 @@ def _facts(
     }
     if asked:
         facts["Questions"] = f"{count_of(asked):,} about {len(asked):,} pictures, greedy decoding"
+        if args.suffix:
+            facts["Questions"] += f", each followed by {args.suffix!r}"
     if edited:
         facts["Edits"] = (
             f"{count_of(edited):,} of {len(edited):,} pictures, {sampling.steps} steps, text scale "

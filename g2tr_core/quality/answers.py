@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..decoding import Decoding
-from ..umm.interface import UnifiedModel
+from ..umm.interface import Reading, UnifiedModel
 from .cases import Case, Question
 from .conditions import Condition, read
 from .ledger import Ledger
@@ -25,6 +25,7 @@ class AnswerRun:
         conditions: how pictures are read.
         decoding: how answers are written; greedy, so that they depend on nothing else.
         ledger: where results go, with `MEASURES`.
+        suffix: said behind every question, such as how long the answer shall be.
     """
 
     model: UnifiedModel
@@ -32,6 +33,7 @@ class AnswerRun:
     conditions: Sequence[Condition]
     decoding: Decoding
     ledger: Ledger
+    suffix: str = ""
 
     @property
     def remaining(self) -> int:
@@ -46,7 +48,7 @@ class AnswerRun:
             start = time.perf_counter()
             reading = read(self.model, encoding, condition, "answer", case.number)
             for question in case.tasks:
-                self.model.answer(reading, question.text, decoding=self.decoding)
+                self.answer(reading, question)
         return (time.perf_counter() - start) / len(case.tasks)
 
     def run(self, tick: Callable[[], object]) -> None:
@@ -59,11 +61,16 @@ class AnswerRun:
             for condition, questions in todo.items():
                 reading = read(self.model, encoding, condition, "answer", case.number)
                 for question in questions:
-                    answer = self.model.answer(reading, question.text, decoding=self.decoding).text
+                    answer = self.answer(reading, question)
                     right = normalised(answer) == normalised(question.answer)
                     measured: dict[str, float | str] = {"accuracy": int(right), "answer": " ".join(answer.split())}
                     self.ledger.add(case, question, condition, measured)
                     tick()
+
+    def answer(self, reading: Reading, question: Question) -> str:
+        """What the model says to a question."""
+        asked = f"{question.text} {self.suffix}".strip()
+        return self.model.answer(reading, asked, decoding=self.decoding).text
 
 
 def normalised(answer: str) -> str:

@@ -23,8 +23,8 @@ class Question:
     answer: str
 
     @property
-    def wording(self) -> tuple[str, ...]:
-        """What it says."""
+    def content(self) -> tuple[str, ...]:
+        """All that it is, for `fingerprint`."""
         return self.text, self.answer
 
 
@@ -39,9 +39,9 @@ class Edit:
     where: str
 
     @property
-    def wording(self) -> tuple[str, ...]:
-        """What it says."""
-        return (self.instruction,)
+    def content(self) -> tuple[str, ...]:
+        """All that it is, for `fingerprint`."""
+        return self.instruction, _hash(_bytes(self.target))
 
 
 Task = TypeVar("Task", Question, Edit)
@@ -62,6 +62,15 @@ def count_of(cases: Sequence[Case[Task]]) -> int:
 
 
 def fingerprint(cases: Sequence[Case[Task]]) -> str:
-    """A hash of all that is asked, by which a run that goes on knows that it is still the same."""
-    asked = [(case.number, task.number, task.kind, task.wording) for case in cases for task in case.tasks]
-    return hashlib.blake2b(repr(asked).encode(), digest_size=8).hexdigest()
+    """A hash of all that is asked, pictures included, by which a run that goes on knows that it is still the same."""
+    tasks = [[(task.number, task.kind, task.content) for task in case.tasks] for case in cases]
+    pictures = [_hash(_bytes(case.image)) for case in cases]
+    return _hash(repr((pictures, tasks)).encode())
+
+
+def _bytes(picture: Source) -> bytes:
+    return picture.read_bytes() if isinstance(picture, Path) else picture.tobytes()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

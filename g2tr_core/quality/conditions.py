@@ -37,7 +37,7 @@ MERGES = ("mean", "none")
 
 # An edit costs as much as dozens of answers: by default only what the claim stands or falls with.
 EDIT_RATIOS = (0.5, 0.25, 0.1)
-EDIT_CHOICES = ("balanced", "flipped", "random", "diverse", "guided-diverse")
+EDIT_CHOICES = ("balanced", "flipped", "random", "uniform", "diverse", "guided-diverse")
 EDIT_MERGES = ("mean",)
 
 

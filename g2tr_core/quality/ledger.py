@@ -29,10 +29,10 @@ class Ledger:
     """
 
     def __init__(self, path: Path, measures: Sequence[str], settings: Mapping[str, Any]) -> None:
-        _claim(path, settings)
         self.path, self.columns = path, (*KEYS, *measures)
         header = (",".join(self.columns) + "\n").encode()
         written = path.read_bytes() if path.is_file() else b""
+        _claim(path, settings, is_empty=written in (b"", header))
         whole = written[: written.rfind(b"\n") + 1]  # without what a run that was killed left of its last line
         path.write_bytes(whole or header)
         with path.open(encoding="utf-8", newline="") as file:
@@ -72,12 +72,12 @@ def condition_of(row: Mapping[str, str]) -> Condition:
     return Condition(float(row["ratio"]), row["selection"], row["merge"])
 
 
-def _claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings beside a ledger, or compare them with what is there."""
+def _claim(path: Path, settings: Mapping[str, Any], *, is_empty: bool) -> None:
+    """Write the settings beside a ledger, or, where it has results, compare them with those of the results."""
     record, wanted = path.with_suffix(".json"), json.dumps(settings, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not record.is_file():
+        if is_empty or not record.is_file():
             record.write_text(wanted, encoding="utf-8")
     except OSError as error:
         fix = "Check the name and the permissions"

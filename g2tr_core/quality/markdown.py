@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .bootstrap import Interval
 from .conditions import FLOOR, FULL, Condition
+from .edits import BEST_PSNR, LEAST_OUTSIDE, VISIBLE
 from .gates import Gate
 from .summary import OVERALL, Key, Line, Summary
 
@@ -22,7 +23,14 @@ TITLES = {
     "as_full_inside": "Inside against the result with all tokens, PSNR in dB",
     "as_full_outside": "Outside against the result with all tokens, PSNR in dB",
 }
-READING = "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens."
+READING = (
+    "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens; without visual "
+    "tokens an edit still has the latent. An answer is right if it has the same words, but for case, spaces and a "
+    "full stop. *Inside* is where source and target differ by more than "
+    f"{VISIBLE:g} of 1 in a channel, *outside* is the rest (not measured below {LEAST_OUTSIDE:.0%} of the picture). "
+    "An edit is nearer to the target if its squared error inside is less against the target than against the source. "
+    f"Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back."
+)
 AGAINST = "Difference to the paper's selection at the same ratio and merging, bold where its interval is without 0:"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError, SettingsError
+from ..images import open_image
 from .cases import Case, Edit, Question, Task
 
 ONE_KIND = "all"  # where the list tells no kinds apart
@@ -32,7 +33,9 @@ class Row:
         """A field that must be there."""
         value = self.fields.get(name)
         if not isinstance(value, str) or not value.strip():
-            raise SettingsError(f"the field {name!r} has no text", where=self.where, fix=f"Add a text as {name!r}")
+            there = ", ".join(map(str, self.fields)) or "none"
+            fix = f'Add a text as {name!r}, in "quotes"; the fields here are: {there}'
+            raise SettingsError(f"the field {name!r} has no text", where=self.where, fix=fix)
         return value
 
     def kind(self, name: str) -> str:
@@ -44,6 +47,7 @@ class Row:
         path = self.folder / self.text(name)
         if not path.is_file():
             raise ImageError(f"there is no file {path}", where=self.where, fix="Check the name; it is relative")
+        open_image(path)  # damaged ones are told of now, not in the middle of a long run
         return path
 
 
@@ -104,4 +108,8 @@ def _csv_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         for fields in reader:
-            yield Row(fields, path.parent, f"{path}, line {reader.line_num}")
+            where = f"{path}, line {reader.line_num}"
+            if None in fields:
+                fix = 'Put texts that hold commas in "quotes"'
+                raise SettingsError("there are more fields than the first line names", where=where, fix=fix)
+            yield Row(fields, path.parent, where)

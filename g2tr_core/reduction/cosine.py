@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# cuBLAS multiplies bf16 and fp16 exactly and adds in fp32. torch hands out that sum since 2.8, on CUDA builds only.
+# cuBLAS multiplies bf16 and fp16 exactly and adds in fp32. torch hands out that sum since 2.8, on CUDA builds only, and
+# not in fp16 where its sums may be fp16 too (ComfyUI's `--fast fp16_accumulation`).
 _FP32_SUMS = torch.version.cuda is not None and "dtype" in torch.ops.aten.mm.overloads()
 
 
@@ -32,6 +33,14 @@ def dot_products(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         [A, B] fp32.
     """
-    if _FP32_SUMS and left.is_cuda and left.dtype != torch.float32:
+    if _sums_in_fp32(left):
         return torch.mm(left, right.T, out_dtype=torch.float32)
     return left.float() @ right.float().T
+
+
+def _sums_in_fp32(left: Tensor) -> bool:
+    """Whether `mm` takes `left` as it is and gives fp32."""
+    if not (_FP32_SUMS and left.is_cuda):
+        return False
+    fp16 = left.dtype == torch.float16 and not torch.backends.cuda.matmul.allow_fp16_accumulation
+    return fp16 or left.dtype == torch.bfloat16

@@ -56,5 +56,7 @@ def merge_tokens(features: Tensor, keep: Tensor, assignment: Tensor, scaling: fl
     joined = starts.diff(append=starts.new_full((1,), len(order))) - 1  # [K]
     weights = torch.ones(len(order), device=features.device).index_fill_(0, keep, scaling)[order]  # [N]
     # A bag is summed by one worker in index order: the same bits in every run, unlike the atomic adds of index_add_.
-    sums = F.embedding_bag(order, features.float(), starts, mode="sum", per_sample_weights=weights)  # [K, C]
+    home = torch.device("cpu") if features.device.type == "mps" else features.device  # Metal has no bags before 2.10
+    order, starts, weights, rows = (each.to(home) for each in (order, starts, weights, features.float()))
+    sums = F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=weights).to(features.device)  # [K, C]
     return (sums / (joined + scaling)[:, None]).to(features.dtype)

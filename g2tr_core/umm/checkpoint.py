@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..errors import SettingsError
+from ..errors import OutOfMemoryError, SettingsError
 from ..operations import FLOAT8, Operations, casting
 from ..weights import StoredTensor, check_device, check_tensors
 
@@ -89,6 +90,7 @@ def load_network(
     Raises:
         CheckpointError: tensors are missing, unexpected, or of another shape.
         SettingsError: the device cannot hold the stored type.
+        OutOfMemoryError: it cannot hold all of them.
     """
     # torch.nn's names and shapes are the measure: other operations may not know theirs before they are loaded.
     check_tensors(stored, build(device="meta").state_dict(), model=model, fix=fix)
@@ -99,9 +101,15 @@ def load_network(
         operations = nn if set(kept_as.values()) == {placement.dtype} else casting
     network = build(operations=operations, compute_dtype=placement.dtype, device="meta", dtype=placement.dtype)
     network.requires_grad_(False).eval()
-    loaded = {name: tensor.load(kept_as[name], placement.home) for name, tensor in stored.items()}
-    network.load_state_dict(loaded, assign=True)
-    return network.requires_grad_(False)
+    with suppress(torch.OutOfMemoryError):
+        loaded = {name: tensor.load(kept_as[name], placement.home) for name, tensor in stored.items()}
+        network.load_state_dict(loaded, assign=True)
+        return network.requires_grad_(False)
+    raise OutOfMemoryError(
+        f"the weights do not fit on {placement.device}",
+        where=model,
+        fix="Keep them in fp8 (weight_dtype), or use ComfyUI, which loads them in parts",
+    )
 
 
 def _check_dtype(field: str, dtype: Any, choices: tuple[torch.dtype | None, ...]) -> None:

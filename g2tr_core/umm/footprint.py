@@ -33,20 +33,28 @@ class PictureFootprint(ABC):
         """What is kept of pictures of these sizes, and the largest activations on the way."""
         return self.kept(sizes, purpose) + max(self.encoding(sizes), self.prefilling(sizes, purpose))
 
-    def answering(self, decoding: Decoding) -> int:
-        """Keys and values of the answer."""
-        return decoding.max_tokens * self.kv_bytes
+    def answering(self, reading: Reading, decoding: Decoding, think: bool) -> int:
+        """Keys and values of the answer, and the prefill that the reading lacks."""
+        return self._lacking(reading, "answer", think) + self._texts(decoding)
 
     def editing(self, reading: Reading, size: Size, sampling: Sampling, think: Decoding | None) -> int:
-        """Keys and values of the plan, and the larger of a step's and the autoencoder's activations."""
-        return self._painting([picture.prepared.size for picture in reading.encoding.pictures], size, sampling, think)
+        """What the reading lacks, the plan, and the larger of a step's and the autoencoder's activations."""
+        painting = self._painting(_sizes(reading), size, sampling, think)
+        return self._lacking(reading, "edit", think is not None) + painting
 
     def imagining(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
         """As editing, and the context, for which there is no reading."""
         return self.kept([], "edit") + self._painting([], size, sampling, think)
 
+    def _lacking(self, reading: Reading, purpose: Purpose, think: bool) -> int:
+        """What it takes to prefill a reading for a purpose that it was not read for."""
+        return 0 if reading.is_prefilled(purpose, think) else self.reading(_sizes(reading), purpose)
+
+    def _texts(self, decoding: Decoding) -> int:
+        return decoding.max_tokens * self.kv_bytes
+
     def _painting(self, pictures: Sequence[Size], size: Size, sampling: Sampling, think: Decoding | None) -> int:
-        thought = self.answering(think) if think is not None else 0
+        thought = self._texts(think) if think is not None else 0
         return thought + max(self.step(pictures, size, sampling), self.decoding(size))
 
     @abstractmethod
@@ -68,3 +76,7 @@ class PictureFootprint(ABC):
     @abstractmethod
     def decoding(self, size: Size) -> int:
         """Activations of the autoencoder."""
+
+
+def _sizes(reading: Reading) -> list[Size]:
+    return [picture.prepared.size for picture in reading.encoding.pictures]

@@ -124,6 +124,9 @@ class Reading(Protocol):
     def nbytes(self) -> int:
         """Bytes of everything that `to` moves."""
 
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether nothing more is to be prefilled before a prompt of this purpose."""
+
     def to(self, device: torch.device) -> None:
         """Move all of it. Must not happen while the model works on the reading."""
 
@@ -137,7 +140,7 @@ class Footprint(Protocol):
     def reading(self, sizes: Sequence[Size], purpose: Purpose) -> int:
         """Reading pictures of these sizes together."""
 
-    def answering(self, decoding: Decoding) -> int:
+    def answering(self, reading: Reading, decoding: Decoding, think: bool) -> int:
         """Answering a question about a reading that is there."""
 
     def editing(self, reading: Reading, size: Size, sampling: Sampling, think: Decoding | None) -> int:

@@ -32,7 +32,7 @@ from .interface import (
     Source,
 )
 from .job import Job, Painted
-from .reading import EncodedPicture, Encoding, Grid, Item, PictureReading, Prepared, reduce_pictures
+from .reading import EncodedPicture, Encoding, Grid, Item, PictureReading, Prepared, min_tokens_note, reduce_pictures
 
 R = TypeVar("R", bound=PictureReading)
 M = TypeVar("M", bound="PictureModel[Any]")
@@ -156,6 +156,8 @@ class PictureModel(ABC, Generic[R]):
         reading.report = self.report(reading, blocks, watch)
         if encoding is not inputs:
             reading.report.ms = {**encoding.ms, **reading.report.ms}
+        if reading.held_by_min_tokens:
+            reading.report.notes.append(min_tokens_note(reduction))
         if purpose == "answer":
             reading.report.note_encode_cost()
         return reading

@@ -116,6 +116,15 @@ class PictureReading:
         return Change(sum(before), sum(len(features) for features in self.kept_features))
 
     @property
+    def held_by_min_tokens(self) -> bool:
+        """Whether `min_tokens` kept more of some picture than its `keep_ratio` asks for."""
+        asked = replace(self.reduction, min_tokens=1, budget="ratio")
+        pairs = zip(self.encoding.pictures, self.reduced, strict=True)
+        return any(
+            len(reduced.keep) > asked.count(picture.features) for picture, reduced in pairs if reduced is not None
+        )
+
+    @property
     def kept_features(self) -> list[Tensor]:
         """The visual tokens that stay, [K, C] a picture."""
         pairs = zip(self.encoding.pictures, self.reduced, strict=True)
@@ -148,6 +157,14 @@ class PictureReading:
                 )
             )
         return views
+
+
+def min_tokens_note(reduction: Reduction) -> str:
+    """What a report says of a reading that is `held_by_min_tokens`."""
+    return (
+        f"min_tokens {reduction.min_tokens} keeps more than keep_ratio {reduction.keep_ratio:g} asks for. "
+        "Lower min_tokens to keep fewer."
+    )
 
 
 class LatentGuide(Protocol):

@@ -39,7 +39,7 @@ def test_figures_at_full_size() -> None:
     assert full.step([], (1024, 1024), Sampling(batch_guidance=False)) - canvas == pytest.approx(0.55e9, rel=0.05)
     assert full.imagining((1024, 1024), Sampling(), None) == pytest.approx(4.7e9, rel=0.02)
     thought = full.imagining((1024, 1024), Sampling(), Decoding(max_tokens=1000))
-    assert thought - full.imagining((1024, 1024), Sampling(), None) == 1000 * KV_BYTES == full.answering(Decoding(1000))
+    assert thought - full.imagining((1024, 1024), Sampling(), None) == 1000 * KV_BYTES
 
 
 def test_a_reading_counts_what_it_holds(tiny: Bagel) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from g2tr_core.embedded import INTERNVLU
 from tests.goldens import BAGEL_TINY
@@ -72,6 +73,38 @@ def test_what_a_run_needs_is_loaded_and_counted(model: Any, reading: Any, mm: An
     before = reading.patcher.model_size()
     run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)
     assert reading.patcher.model_size() > before, "the other purpose was prefilled"
+
+
+def test_what_was_loaded_in_part_is_loaded_whole(model: Any, reading: Any, mm: Any) -> None:
+    """An autoencoder that did not fit when it was needed first; its layers cannot work from two devices."""
+    mm.unload_all_models()
+    model.vae_patcher.model.model_loaded_weight_memory = 1
+    edit(model, reading)
+    assert model.vae_patcher.loaded_size() == model.vae_patcher.model_size() > 1
+
+
+def test_weights_outside_of_layers_are_brought_along(models: Path) -> None:
+    host = module("nodes.host")
+    network = nn.Module()
+    network.token, network.layer = nn.Parameter(torch.ones(3), requires_grad=False), nn.Linear(2, 2)
+    network.layer.comfy_cast_weights = True
+    host._bring_what_is_left(network, torch.device("meta"))
+    assert network.token.is_meta and not network.token.requires_grad
+    assert not network.layer.weight.is_meta, "layers of comfy.ops follow their input"
+
+
+def test_a_reading_that_was_moved_meanwhile_is_not_taken_for_loaded(model: Any, reading: Any, mm: Any) -> None:
+    mm.unload_all_models()
+    reading.patcher.model.device = torch.device("meta")  # where it is not to be used
+    reading.account()
+    assert reading.patcher.loaded_size() == 0 and reading.patcher.model_size() == reading.reading.nbytes
+    reading.patcher.model.device = reading.patcher.offload_device
+
+
+def test_weights_that_the_device_cannot_use(models: Path, checkpoint: str, mm: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(mm, "supports_cast", lambda device, dtype: dtype != torch.float8_e4m3fn)
+    with pytest.raises(error("SettingsError"), match=r"cannot work with float8.*bf16 or fp16"):
+        run("G2TRLoadModel", checkpoint=checkpoint, weights="fp8")
 
 
 def test_a_reading_comes_back_after_it_was_moved_off(model: Any, reading: Any, mm: Any) -> None:

@@ -58,6 +58,18 @@ def test_ask(model: Any, photo: torch.Tensor, half: Any) -> None:
     assert run("G2TRAsk", model=model, reading=readings, question="What?", **SHORT)[0] == answer
 
 
+def test_min_tokens_that_keeps_more_than_the_ratio_says_so(model: Any, photo: torch.Tensor, half: Any) -> None:
+    images = {"image1": photo}
+    reduction = run("G2TRReduction", keep_ratio=0.25, min_tokens=30)[0][0]
+    (_, summaries, reports), shown = outcome("G2TRRead", model=model, images=images, reduction=reduction)
+    note = "min_tokens 30 keeps more than keep_ratio 0.25 asks for. Lower min_tokens to keep fewer."
+    assert reports[0].notes == [note] and shown == [{"text": (f"{summaries[0]}\n{note}",)}]
+    assert read(model, images, reduction=half)[2][0].notes == [] == read(model, images)[2][0].notes
+    compared = {"model": model, "images": images, "ratios": "1, 0.25", "max_tokens": 2}
+    assert run("G2TRCompare", reduction=reduction, **compared)[1][0].splitlines()[-1] == note
+    assert "min_tokens" not in run("G2TRCompare", reduction=half, **compared)[1][0]
+
+
 def test_sample_scenes(models: Path) -> None:
     (entry,) = nodes()["G2TRSampleScene"].define_schema().inputs
     assert len(entry.options) >= 3 and entry.default in entry.options
@@ -202,8 +214,15 @@ def test_masks_steer_what_is_kept(model: Any, photo: torch.Tensor) -> None:
     assert kept(pair, 1, protect=left)[0] < protected[0], "one mask is for image1"
     assert kept(pair, 1, protect=torch.cat((left, left)))[0] > free[0]
     batch = {"image1": torch.cat((photo, photo))}
-    with pytest.raises(error("SettingsError"), match="protect"):
-        kept(batch, protect=torch.cat((left, left, left)))
+    for images, name, count, what in (
+        ({"image1": photo}, "protect", 2, "2 masks for 1 picture"),
+        (pair, "sacrifice", 3, "3 masks for 2 pictures"),
+        (batch, "protect", 3, "3 masks for 2 pictures"),
+    ):
+        with pytest.raises(error("SettingsError"), match=f"{name}: {what}. Give at most one mask a picture; join"):
+            kept(images, **{name: torch.cat([left] * count)})
+    with pytest.raises(error("SettingsError"), match="protect: 2 masks for a batch of 3 pictures"):
+        kept({"image1": torch.cat((photo, photo, photo))}, protect=torch.cat((left, left)))
 
 
 def test_token_map(model: Any, photo: torch.Tensor, half: Any) -> None:
@@ -246,8 +265,16 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRReduction", {"selection": "random"}, "selection"),
         ("G2TRSampleScene", {"scene": "scene-0"}, "scene"),
         ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "interval"),
-        ("G2TRImagine", {"interval_start": 2.0}, "interval"),
+        ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "from interval_start 0.8 to interval_end 0.2. Set"),
+        ("G2TRImagine", {"interval_start": 2.0}, "interval_start: 2.0"),
         ("G2TREdit", {"steps": -1}, "steps"),
+        ("G2TREdit", {"steps": 1}, "steps: 1 is out of range. Use a whole number from 2 to 1000. 0 is the model's"),
+        ("G2TREdit", {"image_scale": 0.5}, "image_scale: 0.5"),
+        ("G2TRImagine", {"text_scale": 0.99}, "text_scale: 0.99"),
+        ("G2TRImagine", {"timestep_shift": 0.005}, "timestep_shift: 0.005"),
+        ("G2TRCompare", {"steps": 1}, "steps: 1"),
+        ("G2TRCompare", {"text_scale": 0.5}, "text_scale: 0.5"),
+        ("G2TRCompare", {"image_scale": 0.5}, "image_scale: 0.5"),
         ("G2TRImagine", {"width": 4096}, "width"),
         ("G2TRCompare", {"ratios": "half"}, "ratios"),
         ("G2TRCompare", {"ratios": " , "}, "ratios"),
@@ -266,8 +293,6 @@ def test_bad_settings_are_refused_before_running(models: Path, node: str, inputs
     [
         ("G2TRReduction", {"keep_ratio": 0.05, "budget": "auto", "auto_min_ratio": 0.1}),
         ("G2TRReduction", {"keep_ratio": float("nan")}),
-        ("G2TRImagine", {"steps": 1}),
-        ("G2TRImagine", {"text_scale": 0.5}),
         ("G2TRImagine", {"renorm_min": float("nan")}),
     ],
 )
@@ -279,8 +304,19 @@ def test_what_limits_of_one_value_cannot_say_is_an_error(models: Path, node: str
 
 
 def test_linked_values_are_not_judged_before_they_are_known(models: Path) -> None:
-    assert refusal("G2TREdit", interval_start=None, interval_end=0.5) is None
+    assert refusal("G2TREdit", interval_start=None, interval_end=0.5, steps=None, image_scale=None) is None
     assert refusal("G2TRCompare", ratios=None) is None
+
+
+def test_an_interval_against_the_models_own_is_told_in_the_nodes_words(models: Path) -> None:
+    """Only the model knows that its own guidance ends above the time from which it should act."""
+    loaded = run("G2TRLoadModel", checkpoint="sub/small")[0][0]
+    with pytest.raises(error("SettingsError")) as told:
+        run("G2TRImagine", model=loaded, interval_end=0.3)
+    assert str(told.value) == (
+        "interval_end: guidance runs backwards, from interval_start 0.4 (model's own) to interval_end 0.3. "
+        "Set interval_start to a number below interval_end."
+    )
 
 
 def test_a_reading_of_another_model_is_refused(model: Any, models: Path, photo: torch.Tensor) -> None:

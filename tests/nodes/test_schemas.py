@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from g2tr_core.decoding import Decoding
+from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.reduction import Reduction
 from tests.pack import REPOSITORY, STUBS, nodes
 
@@ -91,6 +93,26 @@ def test_defaults_are_the_models_own(models: Path) -> None:
         assert {value for key, value in found.items() if key not in sampler} <= {0, "model's own"}
     assert Decoding(**{name: ask[name] for name in ("max_tokens", "temperature", "top_p", "seed")}) == Decoding()
     assert Reduction(**{name: value for name, value in reduction.items() if value is not None}) == Reduction()
+
+
+def test_the_demos_own_numbers_are_told(models: Path) -> None:
+    own = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))["g2tr"]["sampling"]
+    for name, task in (("Edit", "edit"), ("Imagine", "imagine"), ("Compare", "edit")):
+        tips = {entry.id: entry.tooltip for entry in nodes()[f"G2TR{name}"].define_schema().inputs}
+        for number in {"steps", "text_scale", "image_scale"} & set(tips):
+            assert f" {own[task][number]:g} for the BAGEL demo" in tips[number], (name, number)
+
+
+def test_compare_does_not_speak_of_thinking(models: Path) -> None:
+    assert not [entry.id for entry in nodes()["G2TRCompare"].define_schema().inputs if "think" in entry.tooltip]
+
+
+def test_only_edits_are_said_to_be_edits(models: Path) -> None:
+    tips = {
+        name: next(entry.tooltip for entry in nodes()[name].define_schema().inputs if entry.id == "renorm")
+        for name in ("G2TREdit", "G2TRImagine")
+    }
+    assert "try global" in tips["G2TREdit"] and "edit" not in tips["G2TRImagine"]
 
 
 def test_seeds_are_comfyuis(models: Path) -> None:

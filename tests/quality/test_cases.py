@@ -88,17 +88,35 @@ GOOD = {"image": "a.png", "question": "Who?", "answer": "me"}
     [
         ('{"image": ', SettingsError, "this is no JSON"),
         ("[1]", SettingsError, "this is no JSON object"),
-        ({**GOOD, "answer": 3}, SettingsError, "'answer' has no text"),
+        ({**GOOD, "answer": 3}, SettingsError, "'answer' has no text.*in \"quotes\"; .*image, question, answer"),
         ({**GOOD, "question": " "}, SettingsError, "'question' has no text"),
         ({"image": "a.png", "question": "Who?"}, SettingsError, "'answer' has no text"),
         ({**GOOD, "type": 5}, SettingsError, "'type' has no text"),
         ({**GOOD, "image": "c.png"}, ImageError, "there is no file"),
+        ({**GOOD, "image": "broken.png"}, ImageError, "broken"),
     ],
 )
 def test_a_bad_row_is_named_with_file_and_line(folder: Path, row: Any, error: type[G2TRError], message: str) -> None:
     write_lines(folder / "questions.jsonl", GOOD, row)
-    with pytest.raises(error, match=rf"questions\.jsonl, line 2: .*{message}"):
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    with pytest.raises(error, match=message) as fault:
         own_questions(folder, None)
+    assert "questions.jsonl, line 2" in str(fault.value) or "broken.png" in str(fault.value)
+
+
+def test_a_text_with_commas_must_be_quoted(folder: Path) -> None:
+    (folder / "questions.csv").write_text("image,question,answer\na.png,What, is it,blue\n")
+    with pytest.raises(SettingsError, match=r"questions\.csv, line 2: .*more fields.*quotes"):
+        own_questions(folder, None)
+
+
+def test_another_picture_of_the_same_name_is_another_case(folder: Path) -> None:
+    (folder / "edits.csv").write_text("image,instruction,target\na.png,Make it red,b.png\n")
+    prints = [fingerprint(own_edits(folder, None))]
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), "red").save(folder / name)
+        prints.append(fingerprint(own_edits(folder, None)))
+    assert len(set(prints)) == 3
 
 
 def test_a_folder_that_says_too_much_or_nothing_is_refused(folder: Path) -> None:

@@ -66,8 +66,10 @@ def test_own_files_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "edits.jsonl").write_text('{"image": "a.png", "instruction": "Make it red", "target": "b.png"}\n')
     out = tmp_path / "results"
     arguments = ["bench", "quality", "--out", str(out), "--model", str(INTERNVLU), "--data", str(tmp_path), *SMALL]
+    arguments += ["--suffix", "Say one word."]
     assert main([*arguments, "--ratios", "0.5", "--selections", "balanced", "guided-diverse"]) == 0
-    assert "Gates" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Gates" not in printed and "followed by 'Say one word.'" in printed
     assert len(rows_of(out / "answers.csv")) == 6 and len(rows_of(out / "edits.csv")) == 4
 
 

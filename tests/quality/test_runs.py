@@ -117,7 +117,10 @@ def test_a_stopped_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_results_of_other_settings_are_not_continued(tmp_path: Path) -> None:
-    Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 1})
+    Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 3})
+    question = Question(0, "type", "Say 0", "0")
+    first = Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 1})  # nothing was measured with 3
+    first.add(Case(0, GREY, (question,)), question, FULL, {"accuracy": 1.0})
     Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 1})
     with pytest.raises(SettingsError, match=r"a\.json: .*other settings.* Choose another folder"):
         Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 2})

@@ -220,7 +220,8 @@ def test_another_ratio_reads_again_but_neither_loads_nor_encodes(server: ComfySe
         ("G2TRReduction", {"keep_ratio": 1.5}, ["keep_ratio", "1.5"]),
         ("G2TRReduction", {"merge": "most"}, ["not in list"]),
         ("G2TREdit", {"interval_start": 0.9, "interval_end": 0.1}, ["backwards"]),
-        ("G2TREdit", {"steps": -1}, ["smaller than min"]),
+        ("G2TREdit", {"steps": -1}, ["steps: -1 is out of range"]),
+        ("G2TREdit", {"width": -1}, ["smaller than min"]),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(

@@ -19,7 +19,7 @@ from ..world.questions import QUESTION_TYPES, Question, ask
 from ..world.relations import extreme
 from ..world.render import Rendered, render
 from ..world.scene import COLORS, KINDS, MAX_OBJECTS, SIDE, Scene
-from ..world.splits import Split, captioned_scenes, scenes
+from ..world.splits import Split, captioned_scenes, scenes, split_of
 
 VIT_PATCH, LATENT_CELL = 14, 16  # pixels a side
 SEEN = 0.12  # share of a patch that an object must cover to be its label
@@ -95,7 +95,8 @@ class Factory:
         question_weights: dict[str, float],
         device: torch.device,
     ) -> None:
-        self.rng, self.scenes, self.captioned = random.Random(seed), scenes(split, seed), captioned_scenes(split, seed)
+        self.rng, self.split = random.Random(seed), split
+        self.scenes, self.captioned = scenes(split, seed), captioned_scenes(split, seed)
         self.autoencoder, self.edits, self.device = autoencoder, edits, device
         self.edit_weights = [edit_weights[kind] for kind in EDIT_CLASSES]
         self.question_weights = [question_weights[kind] for kind in QUESTION_TYPES]
@@ -154,7 +155,7 @@ class Factory:
     def _edits(self, scene: Scene) -> Iterator[Edit]:
         while True:
             made = edit(scene, self.rng, self.rng.choices(EDIT_CLASSES, self.edit_weights)[0])
-            if made is not None:
+            if made is not None and (self.split == "test" or split_of(made.target) == "train"):
                 yield made
 
 

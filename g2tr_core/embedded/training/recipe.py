@@ -60,12 +60,12 @@ class Recipe:
         )
     )
     edit_weights: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.7, "replacement": 4.0, "reading": 2.0}
+        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.7, "replacement": 6.0, "reading": 2.0}
     )
     muon: float = 0.02
     adam: float = 2e-3
     shift: float = 3.0
-    changed_weight: float = 4.0
+    changed_weight: float = 8.0
     dense: float = 1.0
     foresight: float = 1.0
     grounding: float = 0.5

@@ -97,7 +97,9 @@ def _network_place(files: Files, path: Path) -> Place:
         for tensors in files.values():
             refuse_quantised(tensors.values())
         looks = "; ".join(f"{file.name} looks like {_look(tensors)}" for file, tensors in list(files.items())[:5])
-        raise CheckpointError(f"no BAGEL network found: {looks}", where=str(path), fix=GET_BAGEL)
+        raise CheckpointError(
+            f"no BAGEL network found: {looks}", where=str(path), fix=f"{GET_BAGEL}, or the folder of InternVL-U"
+        )
     return found[0]
 
 

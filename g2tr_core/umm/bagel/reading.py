@@ -31,6 +31,10 @@ class Reading(PictureReading):
         """Bytes of everything that `to` moves."""
         return super().nbytes + sum(cache.nbytes for cache in self._caches())
 
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether there is a conversation for this purpose."""
+        return (purpose, think) in self.conversations
+
     def to(self, device: torch.device) -> None:
         """Move caches, features and latents. Must not happen while the model works on the reading."""
         super().to(device)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,6 +47,18 @@ class Branch:
     rotation: Rotation
 
 
+@lru_cache
+def time_frequencies(device: torch.device) -> Tensor:
+    """Frequencies of the time embedding, [128] fp32, made once a device: a step does not wait for their copy.
+
+    They are part of the checkpoint to the last bit, which machines' exponentials round differently.
+    """
+    exponents = -math.log(10000) * torch.arange(TIME_FREQUENCIES, dtype=torch.float32) / TIME_FREQUENCIES
+    frequencies = exponents.double().exp().float()
+    frequencies[ROUNDED_UP] = torch.nextafter(frequencies[ROUNDED_UP], torch.tensor(torch.inf))
+    return frequencies.to(device)
+
+
 class TimeEmbedder(nn.Module):
     """Timestep to a vector: 256 sinusoids of a thousand times the step, then Linear-SiLU-Linear."""
 
@@ -63,12 +76,9 @@ class TimeEmbedder(nn.Module):
         """time [...] -> [..., 256] fp32: cosines, then sines.
 
         Arguments reach 10^6, where one step of fp32 is 0.06: the order of the multiplications is part of the
-        checkpoint, and so are the frequencies to the last bit, which machines' exponentials round differently.
+        checkpoint.
         """
-        exponents = -math.log(10000) * torch.arange(TIME_FREQUENCIES, dtype=torch.float32) / TIME_FREQUENCIES
-        frequencies = exponents.double().exp().float()
-        frequencies[ROUNDED_UP] = torch.nextafter(frequencies[ROUNDED_UP], torch.tensor(torch.inf))
-        angles = 1000 * (time.float()[..., None] * frequencies.to(time.device))
+        angles = 1000 * (time.float()[..., None] * time_frequencies(time.device))
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
     def forward(self, time: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ SYSTEM_ROOM = 128  # rows of a system message and of the signs around it
 SIGNS = 2  # rows around a picture
 INNER_VECTORS, RESIDUAL_VECTORS = 2, 8
 PAINTER_VECTORS = 20  # of the painter's width
-VAE_ENCODE, VAE_DECODE = 1500, 2200  # bytes of activations a pixel and byte of the type
+VAE_ENCODE, VAE_DECODE = 900, 1100  # bytes of activations a pixel and byte of the type
 
 
 @dataclass(frozen=True)

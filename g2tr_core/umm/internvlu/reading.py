@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...reduction import Reduced, Reduction
+from ..interface import Purpose
 from ..reading import Encoding, PictureReading
 from .prompts import PLACEHOLDER, Task, user_turn
 from .rows import Condition, Row
@@ -52,6 +53,10 @@ class Reading(PictureReading):
         """Bytes of everything that `to` moves."""
         rows = sum(row.nbytes for row in self.prefixes.values())
         return super().nbytes + self.visual.nbytes + rows + sum(unguided.states.nbytes for unguided in self.unguided)
+
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether there is a prefix for this purpose, whatever is thought, and what an edit is compared with."""
+        return purpose in self.prefixes and (purpose == "answer" or bool(self.unguided))
 
     def to(self, device: torch.device) -> None:
         """Move rows, features and latents. Must not happen while the model works on the reading."""

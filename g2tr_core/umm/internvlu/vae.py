@@ -1,7 +1,7 @@
 """InternVL-U's autoencoder: Qwen-Image's, 16 latent channels at an eighth of the picture's size.
 
-The network is diffusers' `AutoencoderKLQwenImage`, a video autoencoder that is given one frame. Latents are shifted and
-scaled as the painter has them.
+The network is a video autoencoder that is given one frame (`frame`). Latents are shifted and scaled as the painter has
+them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Autoencoder(nn.Module):
 
     def __init__(self, base: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        from diffusers import AutoencoderKLQwenImage
+        from .frame import FrameAutoencoder
 
         with torch.device(device):
-            self.kl = AutoencoderKLQwenImage(base_dim=base)
+            self.kl = FrameAutoencoder(base)
         self._mean, self._deviation = (
             torch.tensor(values, device="cpu")[:, None, None]  # [16, 1, 1]
             for values in (self.kl.config.latents_mean, self.kl.config.latents_std)

@@ -35,6 +35,10 @@ def archive_model_dtypes(model: torch.nn.Module) -> None:
             setattr(module, f"{name}_comfy_model_dtype", parameter.dtype)
 
 
+def supports_cast(device: torch.device, dtype: torch.dtype) -> bool:
+    return True
+
+
 def loaded_models() -> list[Any]:
     return [patcher for patcher in (reference() for reference in _loaded) if patcher is not None]
 

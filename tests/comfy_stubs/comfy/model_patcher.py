@@ -29,10 +29,14 @@ class ModelPatcher:
         return False
 
     def partially_load(self, device: torch.device, extra_memory: float = 0) -> int:
-        if self.model.model_loaded_weight_memory > 0:
+        if self.model.model_loaded_weight_memory > 0:  # as ComfyUI, even if it is not all of it
             return 0
         self._move(device, self.model_size())
         return self.model_size()
+
+    def load(self, device: torch.device, full_load: bool = False) -> None:
+        assert full_load
+        self._move(device, self.model_size())
 
     def detach(self) -> None:
         self._move(self.offload_device, 0)
