@@ -114,13 +114,18 @@ class KVCache(nn.Module):
         if self._gap_open:
             raise RuntimeError("another canvas is open on this cache")
         self.reserve(used + rows)
-        self._rows[:, :, start + rows : used + rows] = self._rows[:, :, start:used].clone()
+        self._move(start, used, start + rows)
         self._gap_open = True
         try:
             yield
         finally:
-            self._rows[:, :, start:used] = self._rows[:, :, start + rows : used + rows].clone()
+            self._move(start + rows, used + rows, start)
             self._gap_open = False
+
+    def _move(self, start: int, end: int, to: int) -> None:
+        """Copy rows `start` … `end` to `to` and on: a layer at a time, for there may be little memory left."""
+        for layer in self._rows.flatten(0, 1).unbind():
+            layer[to : to + end - start] = layer[start:end].clone()
 
 
 @dataclass(frozen=True, eq=False)

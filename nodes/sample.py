@@ -30,7 +30,8 @@ class SampleScene(io.ComfyNode):
                     "scene",
                     options=list(scenes()),
                     default=SAMPLE.picture.stem,
-                    tooltip="Which scene to show. The demo model saw none of them in training.",
+                    tooltip="Which scene to show. None has the objects of a picture that the demo model learnt to "
+                    "read.",
                 )
             ],
             outputs=[io.Image.Output("image", tooltip="The scene, 112 pixels a side, for Read Images.")],

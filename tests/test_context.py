@@ -48,6 +48,30 @@ def test_attention_equals_its_definition(n: int, past: int, causal: bool, kv_hea
     torch.testing.assert_close(attention(query, key, value, causal=causal), expected, atol=1e-5, rtol=1e-5)
 
 
+@given(n=st.integers(2, 9), past=st.integers(0, 6), causal=st.booleans(), batch=st.sampled_from((None, 2)))
+@settings(deadline=None, max_examples=40)
+def test_queries_take_turns_where_every_back_end_would_write_out_all_scores(
+    n: int, past: int, causal: bool, batch: int | None
+) -> None:
+    lead = () if batch is None else (batch,)
+    query, key, value = (torch.randn(*lead, rows, HEADS, DIM) for rows in (n, past + n, past + n))
+    expected = attention(query, key, value, causal=causal)
+    written = []
+
+    def turn(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool) -> torch.Tensor:
+        written.append(query.shape[:-1].numel() * key.shape[-3])
+        return attention(query, key, value, causal=causal)
+
+    limit = 2 * (batch or 1) * HEADS * (past + n)  # of scores: two queries of the longest turn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("g2tr_core.attention.SCORES", limit)
+        patch.setattr("g2tr_core.attention._writes_scores", lambda *call: True)
+        patch.setattr("g2tr_core.attention.attention", turn)
+        found = attention(query, key, value, causal=causal)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert max(written, default=0) <= limit and len(written) == (-(-n // 2) if n > 2 else 0)
+
+
 def test_rotation_keeps_norms_and_depends_on_distance_only() -> None:
     x, y = torch.randn(1, HEADS, DIM), torch.randn(1, HEADS, DIM)
 

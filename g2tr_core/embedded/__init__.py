@@ -3,7 +3,7 @@
 - `bagel-world/`, a BAGEL checkpoint in the released layout, trained by `training` on the world of `world`: coloured
   shapes and digits, 112 x 112 pixels. It answers questions about such scenes and edits them; of everything else it
   knows nothing. Made for this project and under its licence.
-- `scenes/`, a handful of scenes that it never saw in training.
+- `scenes/`, a handful of scenes of the test split.
 - `internvlu-tiny/`, an InternVL-U checkpoint in the released layout at a tiny size. The weights are random: answers and
   pictures are noise.
 - `coffee.jpg`, a cup of coffee on a wooden table, 600x400: CC0, photograph by Rachel Michetti, courtesy of Pikolo

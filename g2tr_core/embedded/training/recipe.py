@@ -60,7 +60,7 @@ class Recipe:
         )
     )
     edit_weights: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 0.7, "replacement": 6.0, "reading": 2.0}
+        default_factory=lambda: dict.fromkeys(EDIT_CLASSES, 1.0) | {"global": 1.0, "replacement": 6.0, "reading": 2.0}
     )
     muon: float = 0.02
     adam: float = 2e-3

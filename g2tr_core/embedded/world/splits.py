@@ -1,7 +1,8 @@
 """Training and test scenes that can never share a composition.
 
 The split is a function of what is in a scene (its colours and kinds, wherever they are), not of how it was drawn. So
-whatever is asked about a test scene, no training scene has the same objects.
+whatever is asked about a test scene, no training scene has the same objects. (Edits of training scenes that would end
+in a test composition are not trained on either: `training.examples`.)
 """
 
 from __future__ import annotations
