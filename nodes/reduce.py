@@ -114,9 +114,8 @@ class ReductionNode(io.ComfyNode):
                     options=list(SELECTIONS),
                     default="balanced",
                     tooltip="Which tokens stay. balanced, the published way: those that agree best with the generation "
-                    "side, spread over the picture. uniform is an even grid. diverse and guided-diverse are ours, not "
-                    "in the paper: those most unlike each other, guided-diverse the more readily the better they "
-                    "agree.",
+                    "side, spread over the picture. Not in the paper: uniform, an even grid; diverse, those most "
+                    "unlike each other; guided-diverse (ours), likewise, but the more readily the better they agree.",
                     advanced=True,
                 ),
             ],

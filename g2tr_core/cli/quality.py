@@ -18,7 +18,7 @@ from ..errors import SettingsError
 from ..quality import answers, edits, markdown, plot
 from ..quality.answers import AnswerRun
 from ..quality.cases import Case, Edit, Question, count_of, fingerprint
-from ..quality.conditions import CHOICES, EDIT_CHOICES, EDIT_MERGES, EDIT_RATIOS, MERGES, RATIOS, conditions
+from ..quality.conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
 from ..quality.edits import EditRun
 from ..quality.gates import gates
 from ..quality.ledger import Ledger
@@ -32,6 +32,10 @@ from .commands import load_model
 from .options import loading
 
 QUESTIONS, EDITS = 1000, 300  # asked of the world unless told otherwise
+DENSE = (
+    "training taught each visual token of this model to tell the object under it, so a few tokens, one an object, "
+    "go further here than they may elsewhere"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,29 +48,23 @@ def main(argv: Sequence[str]) -> int:
     terminal.quieten_libraries()
     out = Path(args.out)
     asked, edited = _cases(args)
-    chosen = (
-        conditions(args.ratios or RATIOS, args.selections or CHOICES, MERGES),
-        conditions(
-            args.ratios or (RATIOS if args.all else EDIT_RATIOS),
-            args.selections or (CHOICES if args.all else EDIT_CHOICES),
-            MERGES if args.all else EDIT_MERGES,
-        ),
-    )
+    edited_under = conditions(args.ratios or RATIOS, args.selections or CHOICES, args.merges or MERGES)
+    asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
     model = load_model(args)
     sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
 
     summary: Summary = {}
     if asked:
-        known = {**_origin(args), "tasks": fingerprint(asked), "max_tokens": decoding.max_tokens, "suffix": args.suffix}
-        ledger = Ledger(out / "answers.csv", answers.MEASURES, known)
-        _carry_out(args, "answers", AnswerRun(model, asked, chosen[0], decoding, ledger, args.suffix))
-        summary |= summarise(ledger, ("accuracy",), chosen[0], args.seed)
+        known = {"tasks": fingerprint(asked), "max_tokens": decoding.max_tokens, "suffix": args.suffix}
+        ledger = Ledger(out / "answers.csv", answers.MEASURES, _origin(args, model) | known)
+        _carry_out(args, "answers", AnswerRun(model, asked, asked_under, decoding, ledger, args.suffix))
+        summary |= summarise(ledger, ("accuracy",), asked_under, args.seed)
     if edited:
-        known = {**_origin(args), "tasks": fingerprint(edited), "sampling": asdict(sampling)}
-        ledger = Ledger(out / "edits.csv", edits.MEASURES, known)
-        _carry_out(args, "edits", EditRun(model, edited, chosen[1], sampling, ledger))
-        summary |= summarise(ledger, edits.MEASURES, chosen[1], args.seed)
+        known = {"tasks": fingerprint(edited), "sampling": asdict(sampling)}
+        ledger = Ledger(out / "edits.csv", edits.MEASURES, _origin(args, model) | known)
+        _carry_out(args, "edits", EditRun(model, edited, edited_under, sampling, ledger))
+        summary |= summarise(ledger, edits.MEASURES, edited_under, args.seed)
 
     write_csv(summary, out / "summary.csv")
     plot.draw(summary, out / "quality.png")
@@ -99,7 +97,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the world's scenes and the bootstrap (0)")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="X", help="only these keep ratios beside 1")
     parser.add_argument("--selections", nargs="+", choices=CHOICES, metavar="NAME", help=", ".join(CHOICES))
-    parser.add_argument("--all", action="store_true", help="edit under every condition, not only the telling ones")
+    parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
     parser.add_argument("--steps", type=int, metavar="N", help="of painting an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")
     parser.add_argument(
@@ -159,12 +157,14 @@ def _carry_out(args: Namespace, name: str, run: AnswerRun | EditRun) -> None:
         run.run(tick)
 
 
-def _origin(args: Namespace) -> dict[str, Any]:
-    """The model, so that results of two of them, or of a changed one, are never mixed."""
+def _origin(args: Namespace, model: UnifiedModel) -> dict[str, Any]:
+    """The model and what it runs on, so that results of two of them, or of a changed one, are never mixed."""
     path = Path(args.model or CHECKPOINT).expanduser()
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    files += [Path(each).expanduser() for each in (args.vae, args.tokenizer) if each]
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return {"model": args.model or "embedded", "dtype": args.dtype, "weights": weights}
+    kind = {"dtype": str(model.compute_dtype), "weight_dtype": args.weight_dtype, "device": model.device.type}
+    return {"model": args.model or "embedded", **kind, "weights": weights}
 
 
 def _facts(
@@ -180,7 +180,10 @@ def _facts(
     facts = {
         "Model": f"{args.model or 'embedded'}, {str(model.compute_dtype).removeprefix('torch.')} on {model.device}",
         "Data": data,
+        "Reduction": "at least 1 token a picture (`min_tokens` 1)",
     }
+    if args.model is None:
+        facts["Mind"] = DENSE
     if asked:
         facts["Questions"] = f"{count_of(asked):,} about {len(asked):,} pictures, greedy decoding"
         if args.suffix:

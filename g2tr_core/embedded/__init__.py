@@ -29,4 +29,4 @@ class Sample(NamedTuple):
     instruction: str
 
 
-SAMPLE = Sample(SCENES / "scene-1.png", "What color is the largest object?", "Make the background navy.")
+SAMPLE = Sample(SCENES / "scene-1.png", "What color is the largest object?", "Make the largest object purple.")

@@ -39,6 +39,10 @@ class Bootstrap:
         draws = np.random.default_rng(seed).multinomial(len(known), chance, size=resamples)  # [R, P]
         self._draws = np.concatenate([np.ones((1, len(known))), draws])  # [1 + R, P]; first the sample as it is
 
+    def pictures_with(self, values: Floats) -> NDArray[np.int64]:
+        """How many pictures have a value that is not NaN: values [I, C] -> [C]."""
+        return np.count_nonzero(self._by_picture(~np.isnan(values)), axis=0)
+
     def means(self, values: Floats) -> Floats:
         """Mean over items of the sample (row 0) and of every draw.
 
@@ -66,3 +70,13 @@ def interval(draws: Floats) -> Interval:
     there = draws[1:][~np.isnan(draws[1:])]
     low, high = np.quantile(there, (0.025, 0.975)) if len(there) else (np.nan, np.nan)
     return Interval(float(draws[0]), float(low), float(high))
+
+
+def doubted(share: Interval, pictures: int) -> Interval:
+    """Where a share is 0 or 1 in every draw, resampling knows no doubt: the exact bound (Clopper-Pearson) instead."""
+    bound = 0.025 ** (1 / pictures) if pictures else np.nan
+    if share.low == 1:
+        return share._replace(low=bound)
+    if share.high == 0:
+        return share._replace(high=1 - bound)
+    return share

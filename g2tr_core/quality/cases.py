@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -15,28 +15,36 @@ Source = Image.Image | Path
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer. `number` is its own in the run, `kind` its type."""
+    """A question and its answer. `number` is its own in the run, `kind` its type.
+
+    `guess` is the best answer without a look at the picture, where somebody knows it.
+    """
 
     number: int
     kind: str
     text: str
     answer: str
+    guess: str | None = None
 
     @property
     def content(self) -> tuple[str, ...]:
         """All that it is, for `fingerprint`."""
-        return self.text, self.answer
+        return self.text, self.answer, *(() if self.guess is None else (self.guess,))
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction and what it should lead to. `where` says for messages where it stands."""
+    """An instruction and what it should lead to. `where` says for messages where it stands.
+
+    `mistakes` makes pictures of what the instruction could be taken for, where somebody knows them.
+    """
 
     number: int
     kind: str
     instruction: str
     target: Source
     where: str
+    mistakes: Callable[[], Sequence[Image.Image]] = tuple
 
     @property
     def content(self) -> tuple[str, ...]:

@@ -30,15 +30,12 @@ class Condition:
 
 FULL = Condition(1.0, "all tokens", "none")
 FLOOR = Condition(0.0, "no tokens", "none")
+GUESS = Condition(0.0, "the question alone", "none")  # no model: what is most often right
+ENDS = (FULL, FLOOR, GUESS)
 
 RATIOS = (0.75, 0.5, 0.25, 0.1)
 CHOICES = (*SELECTIONS, *CONTROLS)
 MERGES = ("mean", "none")
-
-# An edit costs as much as dozens of answers: by default only what the claim stands or falls with.
-EDIT_RATIOS = (0.5, 0.25, 0.1)
-EDIT_CHOICES = ("balanced", "flipped", "random", "uniform", "diverse", "guided-diverse")
-EDIT_MERGES = ("mean",)
 
 
 def conditions(ratios: Sequence[float], selections: Sequence[str], merges: Sequence[str]) -> list[Condition]:

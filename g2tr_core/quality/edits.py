@@ -1,4 +1,4 @@
-"""The edits: is the change made, how exactly, and is the rest left alone?
+"""The edits: is the change made, is it the right one, how exactly, and is the rest left alone?
 
 Everything is compared where it counts. *Inside* is where source and target differ visibly, *outside* is the rest. All
 conditions start from the same noise, so that what differs between two results is due to the visual tokens.
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,11 +26,22 @@ from .cases import Case, Edit
 from .conditions import FULL, Condition, read
 from .ledger import Ledger
 
-MEASURES = ("closer", "inside", "outside", "as_full_inside", "as_full_outside", "ceiling_inside", "ceiling_outside")
+MEASURES = (
+    "closer",
+    "right",
+    "inside",
+    "outside",
+    "kept",
+    "as_full_inside",
+    "as_full_outside",
+    "ceiling_inside",
+    "ceiling_outside",
+)
 
 VISIBLE = 0.05  # of 1: a smaller difference between source and target is noise of the file format
 LEAST_OUTSIDE = 0.02  # of the picture: less is the soft edge of a global change
 BEST_PSNR = 60.0  # dB: the error of a 10-bit picture; equal pictures have it too, so that means stay finite
+BELOW_CEILING = 2.0  # dB below the autoencoder alone, to which the outside of an edit counts as kept
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Truth:
         inside: [H, W] bool, where they differ.
         ceiling: [H, W, 3], the target through the autoencoder and back: no result can be expected to be nearer.
         full: [H, W, 3], the result with all visual tokens.
+        mistakes: [V, H, W, 3], what the instruction could be taken for.
     """
 
     source: Tensor
@@ -48,6 +61,7 @@ class Truth:
     inside: Tensor
     ceiling: Tensor
     full: Tensor
+    mistakes: Tensor
 
     def measure(self, result: Tensor, condition: Condition) -> dict[str, float]:
         """The `MEASURES` of a result [H, W, 3]; NaN where there is nothing to measure."""
@@ -55,15 +69,30 @@ class Truth:
         outside = ~inside if (~inside).float().mean() >= LEAST_OUTSIDE else torch.zeros_like(inside)
         closer = error(result, self.target, inside) < error(result, self.source, inside)
         is_full = condition == FULL  # which is as itself, always
+        rest, best_rest = psnr(result, self.target, outside), psnr(self.ceiling, self.target, outside)
         return {
             "closer": int(closer),
+            "right": int(self.is_right(result)) if len(self.mistakes) else math.nan,
             "inside": psnr(result, self.target, inside),
-            "outside": psnr(result, self.target, outside),
+            "outside": rest,
+            "kept": math.nan if math.isnan(rest) else int(rest >= best_rest - BELOW_CEILING),
             "as_full_inside": math.nan if is_full else psnr(result, self.full, inside),
             "as_full_outside": math.nan if is_full else psnr(result, self.full, outside),
             "ceiling_inside": psnr(self.ceiling, self.target, inside),
-            "ceiling_outside": psnr(self.ceiling, self.target, outside),
+            "ceiling_outside": best_rest,
         }
+
+    @cached_property
+    def wrong(self) -> Tensor:
+        """Source and mistakes [V + 1, H, W, 3], but for mistakes that look like the target."""
+        wrong = torch.cat((self.source[None], self.mistakes))
+        return wrong[(wrong - self.target).abs().flatten(1).amax(dim=1) > VISIBLE]
+
+    def is_right(self, result: Tensor) -> bool:
+        """Whether the result is nearer to the target than to everything wrong, wherever these differ from it."""
+        where = ((self.wrong - self.target).abs().amax(dim=3) > VISIBLE).any(dim=0)  # [H, W]
+        distances = (self.wrong - result).square()[:, where].mean(dim=(1, 2))
+        return error(result, self.target, where) < float(distances.min())
 
 
 @dataclass(frozen=True)
@@ -129,12 +158,16 @@ class EditRun:
         """
         full = self.paint(whole, edit)
         size = (full.shape[1], full.shape[0])
-        source, target = (open_image(each).resize(size, Image.Resampling.BICUBIC) for each in (case.image, edit.target))
+        source, target, *mistakes = (
+            open_image(each).resize(size, Image.Resampling.BICUBIC)
+            for each in (case.image, edit.target, *edit.mistakes())
+        )
         pair = to_tensor(source), to_tensor(target)
         inside = (pair[0] - pair[1]).abs().amax(dim=2) > VISIBLE
         if not inside.any():
             raise ImageError("source and target show the same", where=edit.where, fix="Give the picture after the edit")
-        return Truth(*pair, inside, self.through_autoencoder(target, full), full)
+        wrong = torch.stack([to_tensor(each) for each in mistakes]) if mistakes else full.new_empty((0, *full.shape))
+        return Truth(*pair, inside, self.through_autoencoder(target, full), full, wrong)
 
     def through_autoencoder(self, image: Image.Image, like: Tensor) -> Tensor:
         """A picture encoded and decoded again: [H, W, 3] of 0 … 1, at the size of `like`."""

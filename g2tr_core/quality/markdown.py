@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .bootstrap import Interval
-from .conditions import FLOOR, FULL, Condition
+from .conditions import ENDS, FLOOR, FULL, GUESS, Condition
 from .edits import BEST_PSNR, LEAST_OUTSIDE, VISIBLE
 from .gates import Gate
-from .summary import OVERALL, Key, Line, Summary
+from .summary import NEEDING, OVERALL, SHARES, Key, Line, Summary
 
 PAPER = {"BAGEL": "99.0 %", "InternVL-U": "94.9 %"}  # of the accuracy with all tokens, at half of them
 HALF = Condition(0.5, "balanced", "mean")
-SHARES = ("accuracy", "closer")  # measured 0 … 1, told in percent; all others are in dB
-
 TITLES = {
     "accuracy": "Right answers, %",
     "closer": "Edits nearer to the target than to the source, %",
+    "right": "Edits nearer to the target than to the source and to every mistake, %",
     "inside": "Inside of the change against the target, PSNR in dB",
     "outside": "Outside of the change against the target, PSNR in dB",
     "as_full_inside": "Inside against the result with all tokens, PSNR in dB",
@@ -29,9 +28,12 @@ READING = (
     "full stop. *Inside* is where source and target differ by more than "
     f"{VISIBLE:g} of 1 in a channel, *outside* is the rest (not measured below {LEAST_OUTSIDE:.0%} of the picture). "
     "An edit is nearer to the target if its squared error inside is less against the target than against the source. "
-    f"Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back."
+    "Mistakes are the same change with another kind or colour, or made to another object. "
+    f"Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back. Each "
+    "interval is for itself: among many cells, some differences stand out by chance."
 )
 AGAINST = "Difference to the paper's selection at the same ratio and merging, bold where its interval is without 0:"
+ADDED = "What the latent adds to diversity, guided-diverse less diverse:"
 
 
 def page(facts: Mapping[str, str], summary: Summary, gates: Sequence[Gate], *, details: bool) -> str:
@@ -43,7 +45,7 @@ def page(facts: Mapping[str, str], summary: Summary, gates: Sequence[Gate], *, d
         gates: what was to be reached; empty where nothing was.
         details: with differences, and with tables by type and class.
     """
-    measures = [measure for measure in TITLES if Key(measure, OVERALL, FULL) in summary]
+    measures = [measure for measure in TITLES if _is_measured(summary, measure)]
     parts = ["# Quality with fewer visual tokens", "\n".join(f"- {name}: {fact}" for name, fact in facts.items())]
     parts += [READING, *_half(summary)]
     for measure in measures:
@@ -52,6 +54,10 @@ def page(facts: Mapping[str, str], summary: Summary, gates: Sequence[Gate], *, d
         rows = [(gate.name, gate.measured, gate.wanted, "pass" if gate.passed else "**fail**") for gate in gates]
         parts += ["## Gates (all tokens)", table(("gate", "measured", "wanted", ""), rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_measured(summary: Summary, measure: str) -> bool:
+    return any(key[:2] == (measure, OVERALL) and not math.isnan(line.value.mean) for key, line in summary.items())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -76,20 +82,36 @@ def _half(summary: Summary) -> list[str]:
 def _measure(summary: Summary, measure: str, details: bool) -> list[str]:
     """The tables of one measure: by ratio; then against the paper's selection, and by kind at half the tokens."""
     scale = 100 if measure in SHARES else 1
-    of_all = {key.condition: line for key, line in summary.items() if key[:2] == (measure, OVERALL)}
+    of_all, of_needing = (
+        {key.condition: line for key, line in summary.items() if key[:2] == (measure, group)}
+        for group in (OVERALL, NEEDING)
+    )
     parts = [f"## {TITLES[measure]}", _by_ratio(of_all, lambda line: _value(line.value, scale), ends=True)]
+    if GUESS in of_all:
+        parts.append(f"What is most often right, without a look: {_value(of_all[GUESS].value, scale)} %.")
+    if of_needing and measure in SHARES:
+        parts += [_only_needing(summary, measure), _by_ratio(of_needing, lambda o: _value(o.value, scale), ends=True)]
     ceiling = summary.get(Key(f"ceiling_{measure}", OVERALL, FULL))
     if ceiling is not None:
         parts.append(f"The target through the autoencoder and back: {_value(ceiling.value, scale)} dB.")
     rivals = {condition: line for condition, line in of_all.items() if line.minus_balanced}
     if details and rivals:
         parts += [AGAINST, _by_ratio(rivals, lambda line: _difference(line.minus_balanced, scale), ends=False)]
+    guided = {condition: line for condition, line in of_all.items() if line.minus_diverse}
+    if details and guided:
+        parts += [ADDED, _by_ratio(guided, lambda line: _difference(line.minus_diverse, scale), ends=False)]
     return [*parts, _by_kind(summary, measure, scale)] if details else parts
+
+
+def _only_needing(summary: Summary, measure: str) -> str:
+    """Says which kinds the next table is about."""
+    count = summary[Key(measure, NEEDING, FULL)].count
+    return f"Only {NEEDING}, which are surely worse without any ({count} items):"
 
 
 def _by_ratio(lines: Mapping[Condition, Line], cell: Callable[[Line], str], *, ends: bool) -> str:
     """One row a selection, one column a ratio; with `ends`, all tokens and none are columns too."""
-    between = [condition for condition in lines if condition not in (FULL, FLOOR)]
+    between = [condition for condition in lines if condition not in ENDS]
     ratios = sorted({condition.ratio for condition in between}, reverse=True)
     columns = [*((1.0,) if ends else ()), *ratios, *((0.0,) if ends else ())]
     rows = []
@@ -107,12 +129,15 @@ def _by_kind(summary: Summary, measure: str, scale: int) -> str:
     kinds = list(dict.fromkeys(key.kind for key in summary if key.measure == measure))
     halves = [key.condition for key in summary if key[:2] == (measure, OVERALL)]
     halves = [condition for condition in halves if (condition.ratio, condition.merge) == (HALF.ratio, HALF.merge)]
-    shown = {"all tokens": FULL, "none": FLOOR} | {f"{half.selection}, 50 %": half for half in halves}
+    shown = {"all tokens": Key(measure, "", FULL), "none": Key(measure, "", FLOOR)}
+    shown |= {f"{half.selection}, 50 %": Key(measure, "", half) for half in halves}
+    besides = {"question alone": Key(measure, "", GUESS), "ceiling": Key(f"ceiling_{measure}", "", FULL)}
+    shown |= {title: key for title, key in besides.items() if key._replace(kind=OVERALL) in summary}
     rows = [
         (
             kind,
             str(summary[Key(measure, kind, FLOOR)].count),
-            *(_value(summary[Key(measure, kind, condition)].value, scale) for condition in shown.values()),
+            *(_value(summary[key._replace(kind=kind)].value, scale) for key in shown.values()),
         )
         for kind in kinds
     ]

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .conditions import FLOOR, FULL, Condition
-from .summary import OVERALL, Key, Line, Summary
+from .conditions import ENDS, FLOOR, FULL, GUESS, Condition
+from .summary import NEEDING, OVERALL, Key, Line, Summary
 
 PANELS = {  # a measure, its title, and what its values are multiplied with
     "accuracy": ("right answers, %", 100),
@@ -37,16 +37,20 @@ def draw(summary: Summary, path: Path) -> None:
     rows = -(-len(measures) // columns)
     figure = Figure(figsize=(6 * columns, 4.5 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, measure in zip(grid, measures, strict=True):
-        lines = {key.condition: line for key, line in summary.items() if key[:2] == (measure, OVERALL)}
-        _panel(axes, lines, *PANELS[measure])
+    for spare in grid[len(measures) :]:
+        spare.axis("off")
+    for axes, measure in zip(grid, measures, strict=False):
+        kind = NEEDING if Key(measure, NEEDING, FULL) in summary else OVERALL
+        lines = {key.condition: line for key, line in summary.items() if key[:2] == (measure, kind)}
+        title, scale = PANELS[measure]
+        _panel(axes, lines, title if kind == OVERALL else f"{title}\n(of {kind})", scale)
     figure.savefig(path, dpi=120)
 
 
 def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) -> None:
-    merges = {condition.merge for condition in lines if condition not in (FULL, FLOOR)}
+    merges = {condition.merge for condition in lines if condition not in ENDS}
     merge = "mean" if "mean" in merges else "none"
-    chosen = [condition for condition in lines if condition.merge == merge and condition not in (FULL, FLOOR)]
+    chosen = [condition for condition in lines if condition.merge == merge and condition not in ENDS]
     selections = list(dict.fromkeys(condition.selection for condition in chosen))
     for index, selection in enumerate(selections):
         points = [FULL, *sorted((c for c in chosen if c.selection == selection), key=lambda c: -c.ratio)]
@@ -65,6 +69,10 @@ def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) 
             label=selection,
         )
     axes.axhline(scale * lines[FLOOR].value.mean, color="black", linewidth=0.8, label="no visual tokens")
+    if GUESS in lines:
+        axes.axhline(
+            scale * lines[GUESS].value.mean, color="black", linewidth=0.8, linestyle=":", label=GUESS.selection
+        )
     axes.set(title=title, xlabel=f"visual tokens kept, % ({'merged' if merge == 'mean' else 'not merged'})")
     axes.set_xlim(103, 0)
     axes.grid(alpha=0.25)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import Bootstrap, Floats, Interval, interval
-from .conditions import FULL, Condition
+from .bootstrap import Bootstrap, Floats, Interval, doubted, interval
+from .conditions import FLOOR, FULL, Condition
 from .ledger import Ledger, condition_of
 
 OVERALL = "overall"
+NEEDING = "those that need tokens"  # the kinds which are surely worse without any visual token
+SHARES = ("accuracy", "closer", "right", "kept")  # measured 0 … 1; all others are in dB
 
 
 class Key(NamedTuple):
@@ -36,6 +38,7 @@ class Line:
         minus_full: the difference to all tokens.
         minus_balanced: the difference to the paper's selection at the same ratio and merging; None where that is not
             there or is this one.
+        minus_diverse: of guided-diverse alone, the difference to diverse: what the latent adds.
     """
 
     count: int
@@ -43,6 +46,7 @@ class Line:
     to_full: Interval
     minus_full: Interval
     minus_balanced: Interval | None
+    minus_diverse: Interval | None
 
 
 Summary = dict[Key, Line]
@@ -53,7 +57,7 @@ def summarise(ledger: Ledger, measures: Sequence[str], conditions: Sequence[Cond
 
     Args:
         ledger: results of all items under all `conditions`, the first of which is `FULL`.
-        measures: its columns to summarise.
+        measures: its columns to summarise; the first decides which kinds need tokens.
         conditions: which ones.
         seed: of the bootstrap.
     """
@@ -65,35 +69,68 @@ def summarise(ledger: Ledger, measures: Sequence[str], conditions: Sequence[Cond
     kinds = np.array([row["kind"] for row in items.values()])
     draws = Bootstrap(np.array([int(row["picture"]) for row in items.values()]), seed)
     summary: Summary = {}
+    groups = {OVERALL: kinds != ""} | {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}  # [I] each
     for measure in measures:
         values = np.full((len(items), len(conditions)), np.nan)  # [I, C]
         values[at] = [float(row[measure] or "nan") for row in rows]
-        for kind in (OVERALL, *dict.fromkeys(kinds.tolist())):
-            chosen = values if kind == OVERALL else np.where((kinds == kind)[:, None], values, np.nan)
-            means = draws.means(chosen)  # [1 + R, C]
-            counts = (~np.isnan(chosen)).sum(axis=0)  # [C]
-            for condition, index in column.items():
-                summary[Key(measure, kind, condition)] = _line(means, index, column, condition, int(counts[index]))
+
+        for kind, mask in groups.items():
+            summary |= _lines(measure, kind, np.where(mask[:, None], values, np.nan), column, draws)
+        needing = _needing(summary, measure) if measure == measures[0] else []
+        if needing:
+            groups[NEEDING] = np.isin(kinds, needing)
+            summary |= _lines(measure, NEEDING, np.where(groups[NEEDING][:, None], values, np.nan), column, draws)
     return summary
+
+
+def _lines(measure: str, kind: str, values: Floats, column: dict[Condition, int], draws: Bootstrap) -> Summary:
+    """One measure of one kind under every condition; values [I, C], NaN for items of other kinds."""
+    means, pictures = draws.means(values), draws.pictures_with(values)  # [1 + R, C], [C]
+    counts = (~np.isnan(values)).sum(axis=0)  # [C]
+    lines: Summary = {}
+    for condition, index in column.items():
+        line = _line(means, index, column, condition, int(counts[index]))
+        if measure in SHARES:
+            line = replace(line, value=doubted(line.value, int(pictures[index])))
+        lines[Key(measure, kind, condition)] = line
+    return lines
+
+
+def _needing(summary: Summary, measure: str) -> list[str]:
+    """The kinds whose interval without tokens lies below that with all of them; none where that is true of all."""
+    if Key(measure, OVERALL, FLOOR) not in summary:
+        return []
+    kinds = [kind for name, kind, condition in summary if (name, condition) == (measure, FULL) and kind != OVERALL]
+    worse = [
+        kind
+        for kind in kinds
+        if summary[Key(measure, kind, FLOOR)].value.high < summary[Key(measure, kind, FULL)].value.low
+    ]
+    return worse if len(worse) < len(kinds) else []
 
 
 def _line(means: Floats, index: int, column: dict[Condition, int], condition: Condition, count: int) -> Line:
     mine, full = means[:, index], means[:, column[FULL]]
-    balanced = column.get(Condition(condition.ratio, "balanced", condition.merge), index)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = mine / full
+
+    def minus(selection: str) -> Interval | None:
+        other = column.get(replace(condition, selection=selection), index)
+        return None if other == index else interval(mine - means[:, other])
+
     return Line(
         count=count,
         value=interval(mine),
         to_full=interval(np.where(np.isfinite(share), share, np.nan)),
         minus_full=interval(mine - full),
-        minus_balanced=None if balanced == index else interval(mine - means[:, balanced]),
+        minus_balanced=minus("balanced"),
+        minus_diverse=minus("diverse") if condition.selection == "guided-diverse" else None,
     )
 
 
 def write_csv(summary: Summary, path: Path) -> None:
     """One row a measure, kind and condition."""
-    names = ("value", "to_full", "minus_full", "minus_balanced")
+    names = ("value", "to_full", "minus_full", "minus_balanced", "minus_diverse")
     header = ["measure", "kind", "ratio", "selection", "merge", "count"]
     header += [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
     with path.open("w", encoding="utf-8", newline="") as file:

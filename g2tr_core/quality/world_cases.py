@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import lru_cache, partial
+from itertools import islice
+
+from PIL import Image
 
 from ..embedded.world import edits, questions, render, splits
+from ..embedded.world.scene import Scene
 from .cases import Case, Edit, Question
+
+GUESSED_FROM = 3000  # scenes of the training split, with a question of every type
 
 
 def world_questions(count: int, seed: int) -> list[Case[Question]]:
@@ -23,7 +30,9 @@ def world_questions(count: int, seed: int) -> list[Case[Question]]:
             continue
         first = asked.total()
         asked.update(question.kind for question in found)
-        tasks = tuple(Question(first + i, each.kind, each.text, each.answer) for i, each in enumerate(found))
+        tasks = tuple(
+            Question(first + i, each.kind, each.text, each.answer, _guess(each)) for i, each in enumerate(found)
+        )
         cases.append(Case(len(cases), render.to_image(render.render([scene]).pixels[0]), tasks))
     return cases
 
@@ -44,8 +53,43 @@ def world_edits(count: int, seed: int) -> list[Case[Edit]]:
         asked.update(edit.kind for edit in found)
         source, *targets = map(render.to_image, render.render([scene, *(edit.target for edit in found)]).pixels)
         tasks = tuple(
-            Edit(first + i, each.kind, each.instruction, target, f"edit {first + i} of the world")
+            Edit(
+                first + i,
+                each.kind,
+                each.instruction,
+                target,
+                f"edit {first + i} of the world",
+                partial(_drawn, edits.mistakes(scene, each)),
+            )
             for i, (each, target) in enumerate(zip(found, targets, strict=True))
         )
         cases.append(Case(len(cases), source, tasks))
     return cases
+
+
+def _drawn(scenes: list[Scene]) -> list[Image.Image]:
+    return [render.to_image(pixels) for pixels in render.render(scenes).pixels] if scenes else []
+
+
+def _guess(question: questions.Question) -> str:
+    """What is answered most often to these words in training, or else to questions of this type."""
+    by_words, by_type = _common_answers()
+    return by_words.get(question.text, by_type[question.kind])
+
+
+@lru_cache
+def _common_answers() -> tuple[dict[str, str], dict[str, str]]:
+    """The commonest answer of the training split to each question, and to each type of question."""
+    rng = random.Random(0)
+    by_words: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    by_type: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for scene in islice(splits.scenes("train", 0), GUESSED_FROM):
+        for kind in questions.QUESTION_TYPES:
+            if (question := questions.ask(scene, rng, kind)) is not None:
+                by_words[question.text][question.answer] += 1
+                by_type[kind][question.answer] += 1
+    words, types = (
+        {key: max(sorted(answers), key=answers.__getitem__) for key, answers in counted.items()}
+        for counted in (by_words, by_type)
+    )
+    return words, types

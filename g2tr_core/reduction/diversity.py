@@ -1,4 +1,4 @@
-"""Diverse selection: tokens that are unlike each other, alone or weighted by the latent. Ours, not in the paper.
+"""Diverse selection: tokens that are unlike each other, alone or (ours) weighted by the latent. Not in the paper.
 
 Farthest-point (max-min) selection on cosine distance: each step keeps the token whose most similar kept token is the
 least similar. All cosines are one matrix product, [N, N]; what remains a step is one row of it, in order, because each

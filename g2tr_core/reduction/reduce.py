@@ -38,8 +38,9 @@ class Reduction:
         auto_min_ratio: the least share that "auto" keeps, above 0 and at most `keep_ratio`.
         selection: "balanced" (the paper's) keeps the tokens that agree best with the latent, spread over its cells.
             "uniform" is an even grid, whatever the picture shows.
-            "diverse" (ours) keeps those most unlike each other, "guided-diverse" (ours) likewise, but each the more
-            readily the better it agrees with the latent. The names of `baselines`, for experiments, are taken too.
+            "diverse" (max-min diversity) keeps those most unlike each other, "guided-diverse" (ours) likewise, but each
+            the more readily the better it agrees with the latent. The names of `baselines`, for experiments, are taken
+            too.
         seed: of the selections among these that draw lots, any whole number from 0.
 
     Raises:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from g2tr_core import umm
 from g2tr_core.context import Canvas
+from g2tr_core.embedded.training import network as stage
+from g2tr_core.embedded.training.__main__ import run
 from g2tr_core.embedded.training.autoencoder import BLOCKS, GROUPS, WIDTHS
 from g2tr_core.embedded.training.evaluate import evaluate
 from g2tr_core.embedded.training.examples import Example, Factory
 from g2tr_core.embedded.training.export import export
 from g2tr_core.embedded.training.losses import Heads, Learner, total
-from g2tr_core.embedded.training.network import learnable, new_network
+from g2tr_core.embedded.training.network import add_row, learnable, new_network
 from g2tr_core.embedded.training.optimiser import MasterWeights
 from g2tr_core.embedded.training.recipe import Recipe
 from g2tr_core.embedded.training.texts import Writer
 from g2tr_core.embedded.training.tokenizer import write_tokenizer
+from g2tr_core.embedded.world.splits import split_of
+from g2tr_core.errors import SettingsError
 from g2tr_core.umm.bagel.network import Denoiser
 from g2tr_core.umm.bagel.vae import Autoencoder
 
@@ -126,3 +133,37 @@ def test_scores_are_shares(learner: Learner, factory: Factory, examples: list[Ex
     shares = [value for name, value in scores.items() if name not in ("inside", "outside")]
     assert all(0 <= share <= 1 for share in shares)
     assert scores["inside"] > 0
+
+
+def test_curves_keep_their_columns_apart_when_losses_come_and_go(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    for row in ({"step": 1, "kind": 0.5}, {"step": 2, "kind": 0.25, "flow": torch.tensor(2.0)}, {"step": 3}):
+        add_row(path, row)
+    assert path.read_text(encoding="utf-8").splitlines() == ["step,kind,flow", "1,0.5,", "2,0.25,2", "3,,"]
+
+
+def test_no_target_of_training_is_a_composition_of_another_split(factory: Factory) -> None:
+    targets = [one.edit.target for example in factory.examples(64) for one in example.targets]
+    assert {split_of(target) for target in targets} == {"train"}
+
+
+def test_all_stages_run_stop_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(Recipe(), scenes=2, questions=2, edits=1, captions=2, glimpses=2, warm_up=0.0, reuse=1)
+    monkeypatch.setattr(stage, "Recipe", lambda: small)
+    monkeypatch.setattr(stage, "TEST_SCENES", 32)
+
+    def progress(name: str, seconds: float) -> dict[str, float]:
+        run(name, tmp_path, minutes=seconds / 60, device=CPU, seed=0)
+        with safe_open(tmp_path / name / "state.safetensors", "pt") as file:
+            return dict(json.loads(file.metadata()["progress"]))
+
+    for name in ("autoencoder", "network"):
+        first = progress(name, 0.1)
+        again = progress(name, first["seconds"] + 0.1)
+        assert 0 < first["step"] < again["step"] and again["seconds"] > first["seconds"] + 0.1
+        with pytest.raises(SettingsError, match=r"seed: .*another seed.* Go on with 0"):
+            run(name, tmp_path, minutes=1.0, device=CPU, seed=1)
+    assert len((tmp_path / "network" / "curves.csv").read_text(encoding="utf-8").splitlines()) == 3
+    run("export", tmp_path, minutes=0.0, device=CPU, seed=0)
+    assert umm.load(tmp_path / "export").imagine("A red circle.").image.size == (112, 112)
+    assert len(list((tmp_path / "export" / "scenes").glob("*.png"))) == 6

@@ -12,7 +12,6 @@ from PIL import Image
 
 from g2tr_core.cli import commands, main, quality
 from g2tr_core.embedded import INTERNVLU
-from g2tr_core.quality.conditions import CHOICES, EDIT_CHOICES
 from tests.goldens import BAGEL_TINY
 
 SMALL = ["--quiet", "--device", "cpu", "--max-tokens", "2", "--steps", "2"]
@@ -37,14 +36,15 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_the_whole_experiment(bagel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results"
     arguments = ["bench", "quality", "--out", str(out), "--model", bagel, "--questions", "8", "--edits", "6", *SMALL]
-    arguments += ["--ratios", "0.5"]
+    chosen = ("balanced", "flipped", "uniform")
+    arguments += ["--ratios", "0.5", "--selections", *chosen]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "## Right answers, %" in printed and "## Gates" in printed and "| selection |" in printed
 
     asked, edited = rows_of(out / "answers.csv"), rows_of(out / "edits.csv")
-    assert len(asked) == 8 * (2 * len(CHOICES) + 2)
-    assert len(edited) == 6 * (len(EDIT_CHOICES) + 2)
+    assert len(asked) == 8 * (2 * len(chosen) + 3)  # all tokens, none, the question alone
+    assert len(edited) == 6 * (2 * len(chosen) + 2)
     summary = rows_of(out / "summary.csv")
     assert {row["measure"] for row in summary} >= {"accuracy", "closer", "inside", "outside", "ceiling_outside"}
     assert "Difference to the paper's selection" in (out / "quality.md").read_text(encoding="utf-8")
@@ -67,10 +67,10 @@ def test_own_files_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "results"
     arguments = ["bench", "quality", "--out", str(out), "--model", str(INTERNVLU), "--data", str(tmp_path), *SMALL]
     arguments += ["--suffix", "Say one word."]
-    assert main([*arguments, "--ratios", "0.5", "--selections", "balanced", "guided-diverse"]) == 0
+    assert main([*arguments, "--ratios", "0.5", "--selections", "balanced", "guided-diverse", "--merges", "mean"]) == 0
     printed = capsys.readouterr().out
     assert "Gates" not in printed and "followed by 'Say one word.'" in printed
-    assert len(rows_of(out / "answers.csv")) == 6 and len(rows_of(out / "edits.csv")) == 4
+    assert len(rows_of(out / "answers.csv")) == len(rows_of(out / "edits.csv")) == 4
 
 
 @pytest.mark.parametrize(

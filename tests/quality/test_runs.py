@@ -11,14 +11,14 @@ from PIL import Image
 
 from g2tr_core.decoding import Decoding
 from g2tr_core.errors import ImageError, SettingsError
-from g2tr_core.quality import answers, edits
+from g2tr_core.quality import answers, edits, markdown, plot
 from g2tr_core.quality.answers import AnswerRun, normalised
 from g2tr_core.quality.cases import Case, Edit, Question
-from g2tr_core.quality.conditions import FLOOR, FULL, Condition, conditions
+from g2tr_core.quality.conditions import FLOOR, FULL, GUESS, Condition, conditions
 from g2tr_core.quality.edits import BEST_PSNR, EditRun
 from g2tr_core.quality.gates import gates
 from g2tr_core.quality.ledger import Ledger
-from g2tr_core.quality.summary import OVERALL, Key, Summary, summarise, write_csv
+from g2tr_core.quality.summary import NEEDING, OVERALL, Key, Summary, summarise, write_csv
 from g2tr_core.sampling import Sampling
 from tests.quality.fake import FakeModel, blurred, half_painted
 
@@ -74,10 +74,44 @@ def test_answers_are_right_as_long_as_enough_is_seen(tmp_path: Path) -> None:
     assert model.encoded == 5
     summary = summary_of(run, "accuracy")
     means = {condition: summary[Key("accuracy", OVERALL, condition)].value for condition in CONDITIONS}
-    assert [means[condition] for condition in (FULL, HALF)] == [(1, 1, 1)] * 2
-    assert [means[condition] for condition in (QUARTER, FLOOR)] == [(0, 0, 0)] * 2
+    doubt = 0.025 ** (1 / 5)  # five pictures, all alike
+    assert [means[condition] for condition in (FULL, HALF)] == [(1, pytest.approx(doubt), 1)] * 2
+    assert [means[condition] for condition in (QUARTER, FLOOR)] == [(0, 0, pytest.approx(1 - doubt))] * 2
     assert summary[Key("accuracy", "type 1", HALF)].count == 10
     assert {gate.passed for gate in gates(summary)} == {True} and len(gates(summary)) == 3
+
+
+def test_a_model_that_answers_wrongly_passes_no_gate(tmp_path: Path) -> None:
+    run = question_run(FakeModel(needed=99), tmp_path)
+    run.run(lambda: None)
+    found = gates(summary_of(run, "accuracy"))
+    assert [gate.passed for gate in found] == [False] * 3
+    assert found[0].measured.startswith("0.0% (0.0%–") and found[0].measured.endswith("of 20")
+
+
+def test_what_is_guessed_asks_no_model(tmp_path: Path) -> None:
+    model = FakeModel(needed=99)
+    questions = tuple(Question(i, "type", "Say 1", "1", guess) for i, guess in enumerate(("1", "2", None)))
+    ledger = Ledger(tmp_path / "answers.csv", answers.MEASURES, {})
+    run: Any = AnswerRun(model, [Case(0, GREY, questions)], [GUESS], Decoding(), ledger)  # type: ignore[arg-type]
+    run.run(lambda: None)
+    assert [row["accuracy"] for row in ledger.rows] == ["1", "0", "0"] and model.answered == 0
+
+
+def test_kinds_that_need_tokens_are_told_apart(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "answers.csv", answers.MEASURES, {})
+    for number in range(40):
+        question = Question(number, ("easy", "hard")[number % 2], "Say 1", "1")
+        for condition in (FULL, HALF, FLOOR):
+            seen = condition != FLOOR or question.kind == "easy"
+            ledger.add(Case(number, GREY, (question,)), question, condition, {"accuracy": int(seen), "answer": ""})
+    summary = summarise(ledger, ("accuracy",), (FULL, HALF, FLOOR), seed=0)
+    assert summary[Key("accuracy", OVERALL, FLOOR)].value.mean == 0.5
+    needing = summary[Key("accuracy", NEEDING, FLOOR)]
+    assert needing.count == 20 and needing.value.mean == 0
+    assert [gate.name for gate in gates(summary)] == ["answers, overall", "answers, easy", "answers, hard"]
+    page = markdown.page({}, summary, [], details=True)
+    assert "(20 items)" in page and "| those that need tokens | 20 |" in page
 
 
 def test_differences_are_to_balanced_and_to_all_tokens(tmp_path: Path) -> None:
@@ -148,6 +182,8 @@ def test_edits_are_measured_inside_and_outside_of_the_change(tmp_path: Path) -> 
     assert mean("ceiling_outside", FULL) == pytest.approx(20, abs=0.1)  # 0.1 off: 20·log10(10)
     assert summary[Key("as_full_inside", OVERALL, FULL)].count == 0
     assert summary[Key("outside", "red", FULL)].count == 3
+    plot.draw(summary, tmp_path / "three.png")  # of four panels
+    assert (tmp_path / "three.png").stat().st_size > 10_000
     assert {gate.name: gate.passed for gate in gates(summary)} == {
         f"{what}, {kind}": True for what in ("edits made", "outside kept") for kind in ("red", "white")
     }
@@ -169,6 +205,23 @@ def test_a_target_like_its_source_is_refused_where_it_stands(tmp_path: Path) -> 
     nothing = Edit(0, "all", "Make it red", GREY.copy(), "edits.csv, line 7")
     with pytest.raises(ImageError, match=r"edits\.csv, line 7: source and target show the same"):
         EditRun(run.model, [Case(0, GREY, (nothing,))], CONDITIONS, Sampling(), run.ledger).run(lambda: None)
+
+
+def test_an_edit_is_right_if_it_is_nearer_to_the_target_than_to_every_mistake(tmp_path: Path) -> None:
+    def measured(target: str, mistake: str) -> tuple[str, str]:
+        """Of a model that paints red."""
+        right, wrong = half_painted(GREY, target), half_painted(GREY, mistake)
+        edit = Edit(0, "paint", "Make it red", right, "line 1", lambda: [wrong, right])  # the last is no mistake
+        ledger = Ledger(tmp_path / f"{target}.csv", edits.MEASURES, {})
+        run: Any = FakeModel()
+        EditRun(run, [Case(0, GREY, (edit,))], [FULL], Sampling(), ledger).run(lambda: None)
+        return ledger.rows[0]["closer"], ledger.rows[0]["right"]
+
+    assert measured("red", "orangered") == ("1", "1")
+    assert measured("orangered", "red") == ("1", "0")
+    run = edit_run(FakeModel(), tmp_path)
+    run.run(lambda: None)
+    assert {row["right"] for row in run.ledger.rows} == {""}  # nobody knows of mistakes
 
 
 def test_the_trial_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from g2tr_core.embedded.world.edits import EDIT_CLASSES, edit
+from g2tr_core.embedded.world.edits import EDIT_CLASSES, edit, mistakes
 from g2tr_core.embedded.world.render import render
 from g2tr_core.embedded.world.scene import PLACES, Background, Object, Scene
 from g2tr_core.embedded.world.splits import scenes
@@ -136,6 +136,29 @@ def test_the_picture_changes_there_and_only_there(kind):
             mask |= after.owner[i] == len(scene.objects)
         soft_edge = F.max_pool2d(mask[None].float(), 5, stride=1, padding=2)[0] > 0  # tips of stars are thin
         assert change[i][~soft_edge].max() == 0
+
+
+@pytest.mark.parametrize("kind", EDIT_CLASSES)
+def test_mistakes_are_neither_source_nor_target_but_near(kind):
+    for scene, made in MADE[kind][:64]:
+        wrong = mistakes(scene, made)
+        assert scene not in wrong and made.target not in wrong
+        if kind in ("attribute", "insertion", "replacement"):
+            (new,) = set(made.target.objects) - set(scene.objects)
+            kinds, colors = (
+                {getattr(o, what) for one in wrong for o in set(one.objects) - set(scene.objects)}
+                for what in ("kind", "color")
+            )
+            assert len(kinds) >= 15 and len(colors) >= 6, new  # one may be the source itself
+        if kind in ("attribute", "removal"):
+            (meant,) = made.changed
+            taken = {i for one in wrong for i, o in enumerate(scene.objects) if o not in one.objects} - {meant}
+            color = made.target.objects[meant].color if kind == "attribute" else None
+            assert taken == {i for i, o in enumerate(scene.objects) if i != meant and o.color != color}
+        if made.instruction.startswith("Make the background"):
+            assert {one.background.color for one in wrong} | {scene.background.color, made.target.background.color} == {
+                "black", "gray", "brown", "navy", "pink"
+            }  # fmt: skip
 
 
 def test_reading_edits_come_in_all_three_forms():

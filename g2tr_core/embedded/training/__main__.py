@@ -1,53 +1,80 @@
-"""The stages of the training, one a command.
+"""Train the embedded model: autoencoder, network, export, each on its own or all in turn.
 
-On Linux without a GPU, set MALLOC_MMAP_THRESHOLD_=33554432 and MALLOC_TRIM_THRESHOLD_=17179869184: else half of the
-time goes into giving memory back and asking for it again.
+A stage that was stopped goes on where it was. On Linux without a GPU, set MALLOC_MMAP_THRESHOLD_=33554432 and
+MALLOC_TRIM_THRESHOLD_=17179869184: else half of the time goes into giving memory back and asking for it again.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+MINUTES = {"autoencoder": 15.0, "network": 220.0, "export": 0.0}  # on two CPU cores
+
 
 def main() -> None:
-    """Parse the command line and run a stage."""
+    """Parse the command line and run one stage or all."""
     parser = argparse.ArgumentParser(
         prog="python -m g2tr_core.embedded.training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("autoencoder", "network", "export"))
+    parser.add_argument("stage", choices=("all", *MINUTES))
     parser.add_argument("folder", type=Path, help="where state, log and results lie")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training in all, earlier runs included")
+    defaults = ", ".join(f"{stage} {minutes:g}" for stage, minutes in MINUTES.items() if minutes)
+    parser.add_argument("--minutes", type=float, help=f"of one stage in all, earlier runs included ({defaults})")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    folder: Path = args.folder / args.stage
+    if args.stage == "all" and args.minutes is not None:
+        parser.error("--minutes is for one stage; with all of them each takes its own")
+    for stage in MINUTES if args.stage == "all" else (args.stage,):
+        minutes = MINUTES[stage] if args.minutes is None else args.minutes
+        run(stage, args.folder, minutes=minutes, device=torch.device(args.device), seed=args.seed)
+
+
+def run(stage: str, whole: Path, *, minutes: float, device: torch.device, seed: int) -> None:
+    """Run a stage in its own folder below `whole`, with a log there."""
+    folder = whole / stage
     folder.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        handlers=[logging.StreamHandler(), logging.FileHandler(folder / "log.txt")],
-    )
-    device = torch.device(args.device)
-    settings = {"minutes": args.minutes, "device": device, "seed": args.seed}
-    if args.stage == "autoencoder":
-        from .autoencoder import train_autoencoder
+    with _log(folder / "log.txt"):
+        if stage == "autoencoder":
+            from .autoencoder import train_autoencoder
 
-        train_autoencoder(folder, **settings)
-    elif args.stage == "network":
-        from .network import train_network
+            train_autoencoder(folder, minutes=minutes, device=device, seed=seed)
+        elif stage == "network":
+            from .network import train_network
 
-        train_network(folder, args.folder / "autoencoder" / "ae.safetensors", **settings)
-    else:
-        from .export import export, write_samples
+            autoencoder = whole / "autoencoder" / "ae.safetensors"
+            train_network(folder, autoencoder, minutes=minutes, device=device, seed=seed)
+        else:
+            from .export import export, write_samples
 
-        export(args.folder, folder)
-        write_samples(folder / "scenes")
+            export(whole, folder)
+            write_samples(folder / "scenes")
+
+
+@contextmanager
+def _log(path: Path) -> Iterator[None]:
+    """Write what is logged to a file and to standard error."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    handlers = (logging.StreamHandler(), logging.FileHandler(path))
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 if __name__ == "__main__":

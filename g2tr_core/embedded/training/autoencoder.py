@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .optimiser import MasterWeights, schedule
 
 WIDTHS, BLOCKS, GROUPS = (16, 32, 64, 128), 1, 4
 BATCH = 8
+NIGHTS = 0.3  # share of pictures by night, which sampled scenes never are but edits make
 NOISE = 0.1  # beside latents of about unit size: the decoder must bear what a denoiser leaves
 SPREAD = 1e-3  # weight of the latents' mean square
 SAVE_EVERY = 60.0  # seconds
@@ -42,13 +44,15 @@ def train_autoencoder(folder: Path, *, minutes: float, device: torch.device, see
     _begin_as_identity(autoencoder)
     autoencoder = autoencoder.to(torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = MasterWeights(dict(autoencoder.kl.named_parameters()), _is_matrix, muon=0.005, adam=1e-3)
-    progress = weights.load(folder)
+    progress = weights.load(folder, seed)
     spent, step = progress.get("seconds", 0.0), progress.get("step", 0)
     stream = scenes("train", seed + 1000 * step)
     begun = saved = time.perf_counter()
     while spent < 60 * minutes:
-        pixels = render(list(islice(stream, BATCH)), device).pixels * 2 - 1
-        pixels = _flipped(pixels, random.Random(step)).bfloat16().contiguous(memory_format=torch.channels_last)
+        rng = random.Random(step)
+        drawn = [replace(scene, night=rng.random() < NIGHTS) for scene in islice(stream, BATCH)]
+        pixels = _flipped(render(drawn, device).pixels * 2 - 1, rng)
+        pixels = pixels.bfloat16().contiguous(memory_format=torch.channels_last)
         loss, error = _losses(autoencoder, pixels)
         loss.backward()
         weights.step(schedule(spent / (60 * minutes)))

@@ -77,7 +77,7 @@ class Factory:
     """Makes examples of one split without end.
 
     Args:
-        split: "train" or "test".
+        split: "train", "dev" or "test".
         seed: of everything.
         autoencoder: frozen.
         edits: a scene.
@@ -155,7 +155,7 @@ class Factory:
     def _edits(self, scene: Scene) -> Iterator[Edit]:
         while True:
             made = edit(scene, self.rng, self.rng.choices(EDIT_CLASSES, self.edit_weights)[0])
-            if made is not None and (self.split == "test" or split_of(made.target) == "train"):
+            if made is not None and (self.split != "train" or split_of(made.target) == "train"):
                 yield made
 
 

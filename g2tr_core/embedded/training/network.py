@@ -53,7 +53,7 @@ def train_network(folder: Path, autoencoder: Path, *, minutes: float, device: to
     learner = _learner(folder, device, recipe)
     names = learnable(learner)
     weights = MasterWeights(names, _is_matrix, muon=recipe.muon, adam=recipe.adam)
-    progress = weights.load(folder)
+    progress = weights.load(folder, seed)
     spent, step = progress.get("seconds", 0.0), progress.get("step", 0)
     logger.info("%.2f million parameters, going on at step %d", sum(w.numel() for w in names.values()) / 1e6, step)
     vae = load_for_training(autoencoder, device)
@@ -84,7 +84,7 @@ def train_network(folder: Path, autoencoder: Path, *, minutes: float, device: to
         if now > due["test"] or spent >= whole:
             scores = evaluate(learner, test.examples, test.questions)
             _log("step %d, %.0f s, test: %s", step, spent, scores)
-            _curve(folder / "curves.csv", state | values | scores)
+            add_row(folder / "curves.csv", state | values | scores)
             begun = time.perf_counter()
             due["test"] = begun + TEST_EVERY
     logger.info("done; the last gradient had norm %.2f", norm)
@@ -117,10 +117,10 @@ class Lessons:
 
 
 class Test:
-    """The same scenes, questions and edits of the test split each time."""
+    """The same scenes, questions and edits of the development split each time."""
 
     def __init__(self, recipe: Recipe, vae: Autoencoder, device: torch.device) -> None:
-        judge = _factory("test", 1, recipe, vae, 2, device)
+        judge = _factory("dev", 1, recipe, vae, 2, device)
         self.examples = [one for _ in range(TEST_SCENES // 32) for one in judge.examples(32)]
         self.questions = [judge.questions(one.scene, 8) for one in self.examples]
 
@@ -190,10 +190,14 @@ def _log(line: str, step: int, seconds: float, values: Mapping[str, float | Tens
     logger.info(line, step, seconds, "  ".join(f"{name} {float(value):.3f}" for name, value in values.items()))
 
 
-def _curve(path: Path, row: Mapping[str, float | Tensor]) -> None:
-    fresh = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({name: f"{float(value):.5g}" for name, value in row.items()})
+def add_row(path: Path, row: Mapping[str, float | Tensor]) -> None:
+    """Add a row to a table of curves; columns may have come or gone since the last one."""
+    rows: list[dict[str, str]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    rows.append({name: f"{float(value):.5g}" for name, value in row.items()})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list({name: None for one in rows for name in one}))
+        writer.writeheader()
+        writer.writerows(rows)

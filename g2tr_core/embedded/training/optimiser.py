@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...errors import SettingsError
+
 CLIP = 1.0  # largest norm of a step's gradient
-STATE, PROGRESS = "state.safetensors", "state.json"
+STATE = "state.safetensors"
 
 
 class MasterWeights:
@@ -73,12 +76,20 @@ class MasterWeights:
             {"progress": json.dumps(progress)},
         )
         fresh.replace(folder / STATE)
-        (folder / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Go on from a saved state; returns its progress, empty where there is none."""
+    def load(self, folder: Path, seed: int) -> dict[str, Any]:
+        """Go on from a saved state; returns its progress, empty where there is none.
+
+        Raises:
+            SettingsError: it was begun with another seed.
+        """
         if not (folder / STATE).is_file():
             return {}
+        with safe_open(folder / STATE, "pt") as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+        if progress["seed"] != seed:
+            fix = f"Go on with {progress['seed']}, or begin in another folder"
+            raise SettingsError(f"the state in {folder} was begun with another seed", where="seed", fix=fix)
         tensors = load_file(folder / STATE)
         with torch.no_grad():
             for name, weight in self.master.items():
@@ -91,7 +102,6 @@ class MasterWeights:
                 if kind == "optimiser" and int(place[0]) == number:
                     whole["state"].setdefault(int(place[1]), {})[place[2]] = tensor
             optimiser.load_state_dict(whole)
-        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         return progress
 
 

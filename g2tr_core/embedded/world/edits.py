@@ -18,6 +18,7 @@ from .scene import (
     BACKGROUNDS,
     COLORS,
     DIGITS,
+    KINDS,
     MAX_OBJECTS,
     MIN_DIGIT_RADIUS,
     PLACED_RADIUS,
@@ -71,6 +72,28 @@ def edit(scene: Scene, rng: random.Random, kind: str) -> Edit | None:
         return None
     instruction, marks = compose(*draft.phrases, Phrase(".", draft.changed))
     return Edit(kind, instruction, draft.target, marks, draft.changed)
+
+
+def mistakes(scene: Scene, made: Edit) -> list[Scene]:
+    """What a painter who nearly understood might make of `scene` instead of the target.
+
+    Another kind or colour of what is new, another background, or the right change of the wrong object.
+    """
+    target, others = made.target, [i for i in range(len(scene.objects)) if i not in made.changed]
+    found: list[Scene] = []
+    for index, new in enumerate(target.objects):
+        if new not in scene.objects:
+            looks = [replace(new, kind=kind) for kind in KINDS] + [replace(new, color=color) for color in COLORS]
+            found += [_with(target, {index: look}) for look in looks]
+    grounds = [replace(target.background, color=color) for color in BACKGROUNDS]
+    if target.background != scene.background:
+        found += [replace(target, background=ground) for ground in grounds]
+    if len(target.objects) < len(scene.objects):
+        found += [_without(scene, other) for other in others]
+    elif len(made.changed) == 1 and scene.objects[made.changed[0]].kind == target.objects[made.changed[0]].kind:
+        color = target.objects[made.changed[0]].color
+        found += [_with(scene, {other: replace(scene.objects[other], color=color)}) for other in others]
+    return [one for one in found if one not in (scene, target)]
 
 
 def _attribute(scene: Scene, rng: random.Random) -> _Draft:

@@ -1,8 +1,9 @@
-"""Training and test scenes that can never share a composition.
+"""Training, development and test scenes that can never share a composition.
 
 The split is a function of what is in a scene (its colours and kinds, wherever they are), not of how it was drawn. So
 whatever is asked about a test scene, no training scene has the same objects. (Edits of training scenes that would end
-in a test composition are not trained on either: `training.examples`.)
+in another split's composition are not trained on either: `training.examples`.) Training watches its scores on "dev";
+"test" is for what is reported.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Literal
 from .captions import sample_captioned
 from .scene import Scene, sample_scene
 
-Split = Literal["train", "test"]
+Split = Literal["train", "dev", "test"]
 
-_TEST_SHARE = 8  # one composition in so many is test
+_HELD_OUT: dict[int, Split] = {0: "test", 8: "test", 16: "dev"}  # of 24 compositions; all others are for training
 
 
 def split_of(scene: Scene) -> Split:
     """The split that a scene belongs to: a hash of the multiset of its (colour, kind) pairs."""
     composition = ",".join(sorted(f"{o.color} {o.kind}" for o in scene.objects))
     digest = hashlib.blake2b(composition.encode(), digest_size=8).digest()
-    return "test" if int.from_bytes(digest, "big") % _TEST_SHARE == 0 else "train"
+    return _HELD_OUT.get(int.from_bytes(digest, "big") % 24, "train")
 
 
 def scenes(split: Split, seed: int) -> Iterator[Scene]:
