@@ -143,7 +143,7 @@ class Compare(io.ComfyNode):
                 else:
                     made = painting = model.edit(reading, prompt, sampling, reading.size, None)
                     result = painting.image
-                notes += surplus_notes(reading, setting)
+                notes += surplus_notes(reading)
                 drawn = token_map.draw(reading.reading.token_views()[0])
                 entries.append(Entry(setting.keep_ratio, drawn, result, made.report.after(reading.reading.report)))
             sheets.append(host.image(to_tensor(sheet(entries))))

@@ -9,7 +9,6 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..g2tr_core.errors import ImageError, SettingsError
-from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.report import Change
 from ..g2tr_core.umm.reading import min_tokens_note
 from . import host
@@ -84,7 +83,7 @@ class Read(io.ComfyNode):
         for pictures, importance in shots(images, reduction):
             readings.append(model.read(pictures, settings, purpose, think, importance))
             summaries.append(summary(readings[-1].reading.visual_tokens))
-            lines += [summaries[-1], *surplus_notes(readings[-1], settings)]
+            lines += [summaries[-1], *surplus_notes(readings[-1])]
         reports = [reading.reading.report for reading in readings]
         return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(lines),)})
 
@@ -94,11 +93,10 @@ def summary(tokens: Change) -> str:
     return f"{tokens.after:,} of {tokens.before:,} visual tokens kept ({tokens.after / tokens.before:.0%})"
 
 
-def surplus_notes(reading: host.HostedReading, reduction: Reduction | None) -> list[str]:
+def surplus_notes(reading: host.HostedReading) -> list[str]:
     """What its report says about tokens that `min_tokens` kept beyond the ratio, if there are any."""
-    if reduction is None:
-        return []
-    return [note for note in reading.reading.report.notes if note == min_tokens_note(reduction)]
+    read = reading.reading
+    return [min_tokens_note(read.reduction)] if read.held_by_min_tokens else []
 
 
 def shots(

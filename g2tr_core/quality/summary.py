@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .bootstrap import Bootstrap, Floats, Interval, doubted, interval
 from .conditions import FLOOR, FULL, Condition
@@ -69,22 +70,25 @@ def summarise(ledger: Ledger, measures: Sequence[str], conditions: Sequence[Cond
     kinds = np.array([row["kind"] for row in items.values()])
     draws = Bootstrap(np.array([int(row["picture"]) for row in items.values()]), seed)
     summary: Summary = {}
-    groups = {OVERALL: kinds != ""} | {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}  # [I] each
+    everything = np.ones(len(items), dtype=bool)
+    groups = {OVERALL: everything} | {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}  # [I] each
     for measure in measures:
         values = np.full((len(items), len(conditions)), np.nan)  # [I, C]
         values[at] = [float(row[measure] or "nan") for row in rows]
-
         for kind, mask in groups.items():
-            summary |= _lines(measure, kind, np.where(mask[:, None], values, np.nan), column, draws)
+            summary |= _lines(measure, kind, values, mask, column, draws)
         needing = _needing(summary, measure) if measure == measures[0] else []
         if needing:
             groups[NEEDING] = np.isin(kinds, needing)
-            summary |= _lines(measure, NEEDING, np.where(groups[NEEDING][:, None], values, np.nan), column, draws)
+            summary |= _lines(measure, NEEDING, values, groups[NEEDING], column, draws)
     return summary
 
 
-def _lines(measure: str, kind: str, values: Floats, column: dict[Condition, int], draws: Bootstrap) -> Summary:
-    """One measure of one kind under every condition; values [I, C], NaN for items of other kinds."""
+def _lines(
+    measure: str, kind: str, values: Floats, mask: NDArray[np.bool_], column: dict[Condition, int], draws: Bootstrap
+) -> Summary:
+    """One measure, values [I, C], of one kind, mask [I], under every condition."""
+    values = np.where(mask[:, None], values, np.nan)
     means, pictures = draws.means(values), draws.pictures_with(values)  # [1 + R, C], [C]
     counts = (~np.isnan(values)).sum(axis=0)  # [C]
     lines: Summary = {}

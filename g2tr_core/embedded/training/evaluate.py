@@ -1,4 +1,4 @@
-"""How far the training has come, on scenes of the test split."""
+"""How far the training has come, on scenes of the development split."""
 
 from __future__ import annotations
 

@@ -85,14 +85,14 @@ def mistakes(scene: Scene, made: Edit) -> list[Scene]:
         if new not in scene.objects:
             looks = [replace(new, kind=kind) for kind in KINDS] + [replace(new, color=color) for color in COLORS]
             found += [_with(target, {index: look}) for look in looks]
-    grounds = [replace(target.background, color=color) for color in BACKGROUNDS]
     if target.background != scene.background:
-        found += [replace(target, background=ground) for ground in grounds]
+        found += [replace(target, background=replace(target.background, color=color)) for color in BACKGROUNDS]
     if len(target.objects) < len(scene.objects):
         found += [_without(scene, other) for other in others]
-    elif len(made.changed) == 1 and scene.objects[made.changed[0]].kind == target.objects[made.changed[0]].kind:
-        color = target.objects[made.changed[0]].color
-        found += [_with(scene, {other: replace(scene.objects[other], color=color)}) for other in others]
+    elif len(made.changed) == 1:
+        old, new = (objects[made.changed[0]] for objects in (scene.objects, target.objects))
+        if old.kind == new.kind:
+            found += [_with(scene, {other: replace(scene.objects[other], color=new.color)}) for other in others]
     return [one for one in found if one not in (scene, target)]
 
 
