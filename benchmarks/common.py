@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from g2tr_core.checkpoints.tokenizer import load_tokenizer as find_tokenizer
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU
 from g2tr_core.umm.bagel.checkpoint import Parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
@@ -25,14 +26,13 @@ from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.bagel.network import BagelNetwork
 from g2tr_core.umm.bagel.tokenizer import load_tokenizer, special_tokens
 from g2tr_core.umm.bagel.vae import Autoencoder
+from g2tr_core.umm.contract import PictureModel
 from g2tr_core.umm.internvlu import checkpoint as internvlu
 from g2tr_core.umm.internvlu.config import InternVLUConfig
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.internvlu.network import InternVLUNetwork
 from g2tr_core.umm.internvlu.prompts import Words
 from g2tr_core.umm.internvlu.vae import Autoencoder as VideoAutoencoder
-from g2tr_core.umm.model import PictureModel
-from g2tr_core.umm.tokenizer import load_tokenizer as find_tokenizer
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -95,7 +95,7 @@ INTERNVLU_MODELS = {
     # The release: 4 B, 8 GB in bf16, and 16 GB in fp32 as a CPU has it.
     "internvlu": (InternVLUConfig(), 96),
     # Its widths, a quarter of the layers of each part and few words: for a CPU with 6 GB to spare.
-    "internvlu-quarter": (InternVLUConfig(layers=7, vit_layers=6, painter_layers=5, vocab_size=640), 96),
+    "internvlu-quarter": (InternVLUConfig(layers=7, vit_layers=6, dit_layers=5, vocab_size=640), 96),
     # For tests.
     "internvlu-tiny": (
         InternVLUConfig(
@@ -110,10 +110,10 @@ INTERNVLU_MODELS = {
             vit_intermediate_size=64,
             vit_layers=1,
             vit_heads=2,
-            painter_layers=2,
-            painter_heads=3,
-            painter_head_dim=16,
-            painter_rope_axes=(4, 6, 6),
+            dit_layers=2,
+            dit_heads=3,
+            dit_head_dim=16,
+            dit_rope_axes=(4, 6, 6),
         ),
         8,
     ),

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from g2tr_core.generation.settings import Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.report import Report
-from g2tr_core.sampling import Sampling
-from g2tr_core.umm.interface import Reading, UnifiedModel
+from g2tr_core.umm.values import Reading, UnifiedModel
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from g2tr_core.reduction import Reduced, Reduction, reduce
-from g2tr_core.report import Block, Change, Stopwatch
-from g2tr_core.umm.interface import Purpose
-from g2tr_core.umm.model import PictureModel
-from g2tr_core.umm.reading import EncodedPicture, Encoding
+from g2tr_core.report import Block, Change, Report, Stopwatch
+from g2tr_core.umm.contract import PictureModel
+from g2tr_core.umm.reading import EncodedInputs, EncodedPicture
+from g2tr_core.umm.registry import Purpose
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 
@@ -48,7 +48,7 @@ class Scene:
         self.picture = EncodedPicture(
             prepared, features.to(self.device, model.compute_dtype), latent.to(self.device)
         )  # [N, C], [16, h, w]
-        self.encoding = Encoding((self.picture,) * pictures)
+        self.encoding = EncodedInputs((self.picture,) * pictures)
 
     def reduce(self, ratio: float) -> Reduced:
         """What the stage `reduction` does for one picture: anchors, scores, selection, merging."""
@@ -75,7 +75,7 @@ def rows(
     """The lines of the table for one purpose; rows, operations and bytes are those of the main context."""
     cost, lines = scene.model.cost, []
     for ratio, result in reduced.items():
-        report = cost.report(list(scene.prefill(purpose, result)), Change(), {})
+        report = Report.of(cost, list(scene.prefill(purpose, result)), Change(), {})
         lines.append(
             [
                 f"{purpose}, {ratio:g}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..g2tr_core.decoding import Decoding
+from ..g2tr_core.generation.settings import Decoding
 from . import host
 from .sockets import CATEGORY, model_input, reading_input, report_output, seed_input, thinking_output
 
@@ -78,8 +78,8 @@ class Ask(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.HostedModel,
-        reading: host.HostedReading,
+        model: host.ManagedModel,
+        reading: host.ManagedReading,
         question: str,
         max_tokens: int = 512,
         think: bool = False,

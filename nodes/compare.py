@@ -9,13 +9,14 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..g2tr_core import token_map
-from ..g2tr_core.comparison import Entry, sheet, table
-from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.errors import SettingsError
+from ..g2tr_core.figures import token_map
+from ..g2tr_core.figures.comparison import Entry, sheet, table
+from ..g2tr_core.generation.settings import Decoding
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.reduction import Reduction
-from ..g2tr_core.umm.interface import Answer, Painting, Purpose
+from ..g2tr_core.umm.registry import Purpose
+from ..g2tr_core.umm.values import Answer, GeneratedImage
 from . import host
 from .painting import check_sampling, image_scale_input, settings, steps_input, text_scale_input
 from .read import shots, surplus_notes
@@ -112,7 +113,7 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.HostedModel,
+        model: host.ManagedModel,
         images: dict[str, Tensor],
         prompt: str,
         mode: Any = "ask",
@@ -131,12 +132,12 @@ class Compare(io.ComfyNode):
         scales = {"text_scale": text_scale, "image_scale": image_scale}
         sampling, _ = settings(model.model, "edit", seed=seed, steps=steps, **scales)
         sheets, tables = [], []
-        for pictures, importance in shots(images, reduction):
+        for pictures, priority in shots(images, reduction):
             entries, notes = [], []
             for setting in reductions:
                 purpose: Purpose = "answer" if mode == "ask" else "edit"
-                reading = model.read(pictures, setting, purpose, False, importance)
-                made: Answer | Painting
+                reading = model.read(pictures, setting, purpose, False, priority)
+                made: Answer | GeneratedImage
                 if mode == "ask":
                     made = answer = model.answer(reading, prompt, decoding, False)
                     result: str | Image.Image = answer.text

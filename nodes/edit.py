@@ -81,8 +81,8 @@ class Edit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.HostedModel,
-        reading: host.HostedReading,
+        model: host.ManagedModel,
+        reading: host.ManagedReading,
         instruction: str,
         width: int = 0,
         height: int = 0,

@@ -24,23 +24,23 @@ import torch
 from torch import Tensor, nn
 
 from ..g2tr_core import umm
-from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.errors import OutOfMemoryError, SettingsError
+from ..g2tr_core.generation.settings import Decoding, Sampling
 from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.report import Report
-from ..g2tr_core.sampling import Sampling
-from ..g2tr_core.umm.interface import Answer, LatentSpace, Painting, Purpose, Reading, Size, UnifiedModel
-from ..g2tr_core.umm.reading import Encoding, Item
-from .recent import RecentPictures
+from ..g2tr_core.umm.reading import EncodedInputs, Item
+from ..g2tr_core.umm.registry import LatentSpace, Purpose, Size
+from ..g2tr_core.umm.values import Answer, GeneratedImage, Reading, UnifiedModel
+from .recent import EncoderCache
 
 MODEL_FOLDER = "unified_models"
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 LATENT_FORMATS = {"flux": comfy.latent_formats.Flux, "qwen-image": comfy.latent_formats.Wan21}  # Qwen-Image's is Wan's
 
-_alive: WeakValueDictionary[Any, HostedModel] = WeakValueDictionary()
+_alive: WeakValueDictionary[Any, ManagedModel] = WeakValueDictionary()
 
 
-class HostedModel:
+class ManagedModel:
     """A model in the hands of ComfyUI's memory manager; what a model socket carries.
 
     Args:
@@ -54,7 +54,7 @@ class HostedModel:
         # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
         self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
-        self._recent = RecentPictures()
+        self._recent = EncoderCache()
 
     def __str__(self) -> str:
         return self.name
@@ -70,36 +70,36 @@ class HostedModel:
         reduction: Reduction | None,
         purpose: Purpose,
         think: bool,
-        importance: Sequence[Tensor | None],
-    ) -> HostedReading:
+        priority: Sequence[Tensor | None],
+    ) -> ManagedReading:
         """Read pictures [H, W, C] together; those that were read lately are not encoded again."""
         sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
-        with self._ready(self.model.footprint.reading(sizes, purpose)):
+        with self._ready(self.model.memory_estimate.reading(sizes, purpose)):
             encoding = self._encoded(pictures)
             reading = self.model.read(
-                encoding, reduction, purpose=purpose, think=think, importance=importance, progress=self._progress()
+                encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self._progress()
             )
             self._recent.keep(pictures, reading.encoding)
         reading.report = reading.report.after(Report(ms=encoding.ms))
-        return HostedReading(self, reading)
+        return ManagedReading(self, reading)
 
-    def answer(self, reading: HostedReading, question: str, decoding: Decoding, think: bool) -> Answer:
+    def answer(self, reading: ManagedReading, question: str, decoding: Decoding, think: bool) -> Answer:
         """Answer a question about a reading."""
         own, progress = self._own(reading), self._progress()
-        with self._ready(self.model.footprint.answering(own, decoding, think), reading):
+        with self._ready(self.model.memory_estimate.answering(own, decoding, think), reading):
             return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
     def edit(
-        self, reading: HostedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
-    ) -> Painting:
+        self, reading: ManagedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
+    ) -> GeneratedImage:
         """Paint a reading anew."""
         own, progress = self._own(reading), self._progress()
-        with self._ready(self.model.footprint.editing(own, size, sampling, think), reading):
+        with self._ready(self.model.memory_estimate.editing(own, size, sampling, think), reading):
             return self.model.edit(own, instruction, sampling, size=size, think=think, progress=progress)
 
-    def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> Painting:
+    def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> GeneratedImage:
         """Paint from a text."""
-        with self._ready(self.model.footprint.imagining(size, sampling, think)):
+        with self._ready(self.model.memory_estimate.imagining(size, sampling, think)):
             return self.model.imagine(prompt, sampling, size=size, think=think, progress=self._progress())
 
     def latent(self, painted: Tensor) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class HostedModel:
         return {"samples": plain.to(mm.intermediate_device(), torch.float32)}
 
     @contextmanager
-    def _ready(self, memory_required: int, reading: HostedReading | None = None) -> Iterator[None]:
+    def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
         """Have the manager load what a run needs, and make room for so many bytes beside it."""
         whole = [self.vae_patcher]
         if reading is not None:
@@ -135,19 +135,19 @@ class HostedModel:
             mm.soft_empty_cache()
             raise
 
-    def _encoded(self, pictures: Sequence[Tensor]) -> Encoding:
+    def _encoded(self, pictures: Sequence[Tensor]) -> EncodedInputs:
         """Pictures as the encoders see them, on the device."""
         items: list[Item] = []
         ms: dict[str, float] = {}
         for picture in pictures:
             mm.throw_exception_if_processing_interrupted()
             known = self._recent.find(picture)
-            encoding = self.model.encode(picture) if known is None else Encoding((known,)).to(self.model.device)
+            encoding = self.model.encode(picture) if known is None else EncodedInputs((known,)).to(self.model.device)
             items += encoding.items
             ms = Report(ms=encoding.ms).after(Report(ms=ms)).ms
-        return Encoding(tuple(items), ms)
+        return EncodedInputs(tuple(items), ms)
 
-    def _own(self, reading: HostedReading) -> Reading:
+    def _own(self, reading: ManagedReading) -> Reading:
         """The core's reading; refuses that of another model."""
         if reading.owner is not self:
             raise SettingsError(
@@ -174,7 +174,7 @@ class ReadingState(nn.Module):
         return self
 
 
-class HostedReading:
+class ManagedReading:
     """A reading in the hands of the memory manager; what a reading socket carries.
 
     Args:
@@ -182,7 +182,7 @@ class HostedReading:
         reading: on the model's device.
     """
 
-    def __init__(self, owner: HostedModel, reading: Reading) -> None:
+    def __init__(self, owner: ManagedModel, reading: Reading) -> None:
         self.owner, self.reading = owner, reading
         device = owner.model.device
         state = ReadingState(reading, device)
@@ -232,7 +232,7 @@ class Progress:
         self._bar.update_absolute(done, total, picture)
 
 
-def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashable) -> HostedModel:
+def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashable) -> ManagedModel:
     """Load a model. One that is still in use somewhere in the graph is handed out again instead of loaded twice.
 
     Args:
@@ -271,7 +271,7 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
-    hosted = HostedModel(model, name, offload_device)
+    hosted = ManagedModel(model, name, offload_device)
     _alive[key] = hosted
     return hosted
 

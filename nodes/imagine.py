@@ -72,7 +72,7 @@ class Imagine(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: host.HostedModel, prompt: str, width: int = 0, height: int = 0, **sampler: Any
+        cls, model: host.ManagedModel, prompt: str, width: int = 0, height: int = 0, **sampler: Any
     ) -> io.NodeOutput:
         """Paint."""
         sampling, think = settings(model.model, "imagine", **sampler)

@@ -11,11 +11,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..g2tr_core.decoding import Decoding
 from ..g2tr_core.errors import SettingsError
+from ..g2tr_core.generation.settings import Decoding, Guidance, Sampling, check_flow_time
 from ..g2tr_core.report import Report
-from ..g2tr_core.sampling import Guidance, Sampling, check_flow_time
-from ..g2tr_core.umm.interface import Painting, PaintTask, UnifiedModel
+from ..g2tr_core.umm.registry import ImageTask
+from ..g2tr_core.umm.values import GeneratedImage, UnifiedModel
 from . import host
 from .sockets import report_output, thinking_output, verdict
 
@@ -30,8 +30,8 @@ def steps_input() -> Any:
         default=0,
         min=0,
         max=1000,
-        tooltip="Sampling steps; 0 is the model's own: 50 for BAGEL (25 are often enough), 20 for InternVL-U, "
-        "13 for the BAGEL demo. Far fewer lose details.",
+        tooltip="Sampling steps; 0 is the model's own: 49 for BAGEL (its authors write 50; 25 are often enough), 20 "
+        "for InternVL-U, 12 for the BAGEL demo. Far fewer lose details.",
     )
 
 
@@ -183,7 +183,7 @@ def check_sampling(**numbers: float | None) -> bool | str:
 
 def settings(
     model: UnifiedModel,
-    task: PaintTask,
+    task: ImageTask,
     *,
     seed: int,
     think: bool = False,
@@ -254,7 +254,7 @@ def _interval(start: float, end: float, own: tuple[float, float]) -> tuple[float
 
 
 def packed(
-    model: host.HostedModel, painting: Painting, sampling: Sampling, before: Report | None = None
+    model: host.ManagedModel, painting: GeneratedImage, sampling: Sampling, before: Report | None = None
 ) -> io.NodeOutput:
     """A painting as outputs: IMAGE [1, H, W, 3], LATENT, thinking, report.
 

@@ -71,7 +71,7 @@ class Read(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.HostedModel,
+        model: host.ManagedModel,
         images: dict[str, Tensor],
         reduction: ReductionSettings | None = None,
         purpose: Any = "edit",
@@ -80,8 +80,8 @@ class Read(io.ComfyNode):
         """Read every picture of the batch in image1, together with its references."""
         readings, summaries, lines = [], [], []
         settings = None if reduction is None else reduction.reduction
-        for pictures, importance in shots(images, reduction):
-            readings.append(model.read(pictures, settings, purpose, think, importance))
+        for pictures, priority in shots(images, reduction):
+            readings.append(model.read(pictures, settings, purpose, think, priority))
             summaries.append(summary(readings[-1].reading.visual_tokens))
             lines += [summaries[-1], *surplus_notes(readings[-1])]
         reports = [reading.reading.report for reading in readings]
@@ -93,7 +93,7 @@ def summary(tokens: Change) -> str:
     return f"{tokens.after:,} of {tokens.before:,} visual tokens kept ({tokens.after / tokens.before:.0%})"
 
 
-def surplus_notes(reading: host.HostedReading) -> list[str]:
+def surplus_notes(reading: host.ManagedReading) -> list[str]:
     """What its report says about tokens that `min_tokens` kept beyond the ratio, if there are any."""
     read = reading.reading
     return [min_tokens_note(read.reduction)] if read.held_by_min_tokens else []
@@ -109,7 +109,7 @@ def shots(
         reduction: its masks are used.
 
     Returns:
-        Pictures [H, W, C] and, for each, its importance [H, W] or None.
+        Pictures [H, W, C] and, for each, its priority [H, W] or None.
 
     Raises:
         ImageError, SettingsError: nothing is connected, or counts do not fit.
@@ -131,13 +131,13 @@ def shots(
     return [
         (
             [pictures[index if len(pictures) > 1 else 0] for pictures in sockets],
-            [_importance(reduction, index, place, batch) for place in range(len(sockets))],
+            [_priority(reduction, index, place, batch) for place in range(len(sockets))],
         )
         for index in range(batch)
     ]
 
 
-def _importance(reduction: ReductionSettings | None, index: int, place: int, batch: int) -> Tensor | None:
+def _priority(reduction: ReductionSettings | None, index: int, place: int, batch: int) -> Tensor | None:
     """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks.
 
     Masks beside a batch belong to the first socket's pictures; otherwise the first mask belongs to the first socket,

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..g2tr_core.umm.reading import EncodedPicture, Encoding
+from ..g2tr_core.umm.reading import EncodedInputs, EncodedPicture
 
 MOST = 16  # pictures, about 40 MB each at full size
 
 
-class RecentPictures:
+class EncoderCache:
     """Encoded pictures in RAM, by content."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class RecentPictures:
         """What was kept for a picture [H, W, C], on the CPU; None where it is not known."""
         return self._by_content.get(_content(picture))
 
-    def keep(self, pictures: Sequence[Tensor], encoding: Encoding) -> None:
+    def keep(self, pictures: Sequence[Tensor], encoding: EncodedInputs) -> None:
         """Keep the encoding of these pictures [H, W, C]; the oldest ones give way."""
         for picture, encoded in zip(pictures, encoding.to(torch.device("cpu")).pictures, strict=True):
             key = _content(picture)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..g2tr_core.figures.times import plot_times
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.report import Report
-from ..g2tr_core.report_plot import plot_times
 from . import host
 from .sockets import CATEGORY, ReportSocket, shown_again
 

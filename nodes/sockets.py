@@ -16,9 +16,9 @@ CATEGORY = "G2TR"
 LARGEST_SEED = 2**64 - 1
 MOST_PICTURES = 10  # references read together
 
-Model = io.Custom("G2TR_MODEL")  # host.HostedModel
+Model = io.Custom("G2TR_MODEL")  # host.ManagedModel
 ReductionSocket = io.Custom("G2TR_REDUCTION")  # ReductionSettings
-ReadingSocket = io.Custom("G2TR_READING")  # host.HostedReading
+ReadingSocket = io.Custom("G2TR_READING")  # host.ManagedReading
 ReportSocket = io.Custom("G2TR_REPORT")  # g2tr_core.report.Report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..g2tr_core import token_map
+from ..g2tr_core.figures import token_map
 from ..g2tr_core.images import to_tensor
 from . import host
 from .sockets import CATEGORY, reading_input
@@ -45,7 +45,7 @@ class TokenMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reading: host.HostedReading, style: str = "kept and merged") -> io.NodeOutput:
+    def execute(cls, reading: host.ManagedReading, style: str = "kept and merged") -> io.NodeOutput:
         """Draw."""
         views = reading.reading.token_views()
         maps = [host.image(to_tensor(STYLES[style](view))) for view in views]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from g2tr_core.context import Canvas
+from g2tr_core.generation.sampling import BranchPlan, guided_velocity
+from g2tr_core.generation.settings import Guidance
+from g2tr_core.nn.kv_cache import Canvas
 from g2tr_core.reduction import Reduction
-from g2tr_core.sampling import BranchPlan, Guidance, guided_velocity
 from g2tr_core.umm.bagel.network import BagelNetwork, Denoiser, SpecialTokens
 from tests.goldens import REPOSITORY
 
@@ -59,7 +60,7 @@ def test_a_step_of_internvlu_never_waits_either(batched: bool) -> None:
     model = common.random_model("internvlu-tiny", CPU)
     reading = model.read(common.random_picture(128), Reduction(), purpose="edit")
     counted = edit.operators_of_a_step(model, reading, batched)
-    assert counted.launched["_scaled_dot_product_flash_attention_for_cpu"] == 3 * model.config.painter_layers
+    assert counted.launched["_scaled_dot_product_flash_attention_for_cpu"] == 3 * model.config.dit_layers
     assert not counted.synchronising
 
 

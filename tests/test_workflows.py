@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from g2tr_core.embedded import SAMPLE
-from g2tr_core.embedded.world import vocabulary
+from g2tr_core.lab.world import vocabulary
 from g2tr_core.reduction.budget import share_of
 from tests.pack import REPOSITORY, nodes, pack
 

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import token_map
-from ..decoding import Decoding
 from ..embedded import CHECKPOINT, SAMPLE
 from ..errors import ImageError, SettingsError
+from ..figures import token_map
+from ..generation.settings import Decoding, Sampling
 from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
 from ..reduction import Reduction
 from ..report import Report
-from ..sampling import Sampling
 from ..umm import load
-from ..umm.interface import Painting, PaintTask, Progress, Purpose, Reading, UnifiedModel
+from ..umm.registry import ImageTask, Purpose
+from ..umm.values import GeneratedImage, Progress, Reading, UnifiedModel
 from .demo import draw
 from .options import given
 from .terminal import tell
@@ -157,13 +157,13 @@ class _Pictures:
         return cls([open_image(path) for path in args.images], protect, sacrifice, reduction)
 
     def read(self, model: UnifiedModel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
-        importance = [self._importance(index) for index in range(len(self.images))]
+        priority = [self._priority(index) for index in range(len(self.images))]
         reading: Reading = model.read(
-            self.images, self.reduction, purpose=purpose, think=think, importance=importance, progress=progress
+            self.images, self.reduction, purpose=purpose, think=think, priority=priority, progress=progress
         )
         return reading
 
-    def _importance(self, index: int) -> Tensor | None:
+    def _priority(self, index: int) -> Tensor | None:
         """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks."""
         wishes = [(1, self.protect), (-1, self.sacrifice)]
         masks = [(sign, masks[index]) for sign, masks in wishes if index < len(masks)]
@@ -187,7 +187,7 @@ def _check_painting(args: Namespace) -> None:
     _with_options(args, Sampling())
 
 
-def _sampling(args: Namespace, model: UnifiedModel, task: PaintTask) -> Sampling:
+def _sampling(args: Namespace, model: UnifiedModel, task: ImageTask) -> Sampling:
     return _with_options(args, model.default_sampling(task, think=args.think))
 
 
@@ -197,7 +197,7 @@ def _with_options(args: Namespace, defaults: Sampling) -> Sampling:
     return replace(defaults, guidance=guidance, **given(args, "steps", "timestep_shift", "seed", "batch_guidance"))
 
 
-def _painted(args: Namespace, painting: Painting, output: Path, sampling: Sampling, report: Report) -> Outcome:
+def _painted(args: Namespace, painting: GeneratedImage, output: Path, sampling: Sampling, report: Report) -> Outcome:
     save_image(painting.image, output)
     fields = {"output": str(output), **_thinking(args, painting.thinking), **_origin(args), "seed": sampling.seed}
     return Outcome(str(output), fields, report, painting.thinking)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from PIL import Image
 
-from .. import token_map
 from ..embedded import Sample
+from ..figures import token_map
+from ..figures.sheet import BRIGHT, DIM, columns, fitted, lines
 from ..images import open_image
-from ..sheet import BRIGHT, DIM, columns, fitted, lines
-from ..umm.interface import Answer, Painting, Reading
+from ..umm.values import Answer, GeneratedImage, Reading
 
 
-def draw(sample: Sample, reading: Reading, answer: Answer, painting: Painting) -> Image.Image:
+def draw(sample: Sample, reading: Reading, answer: Answer, painting: GeneratedImage) -> Image.Image:
     """Three columns: the scene with the answer, the token map, and the edit."""
     tokens = reading.visual_tokens
     told = (

@@ -164,7 +164,7 @@ def _planning(parser: ArgumentParser) -> None:
 def _painting(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
     group = parser.add_argument_group("painting")
     group.add_argument("--size", type=_size, metavar="WxH", help=size)
-    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('50', '20')}")
+    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('49', '20')}")
     group.add_argument(
         "--text-scale", type=float, metavar="X", help=f"how closely to follow the text, 1 is off {_own('4', '4.5')}"
     )

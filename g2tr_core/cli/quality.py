@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
-from ..decoding import Decoding
 from ..embedded import CHECKPOINT
 from ..errors import SettingsError
-from ..quality import answers, edits, markdown, plot
-from ..quality.answers import AnswerRun
-from ..quality.cases import Case, Edit, Question, count_of, fingerprint
-from ..quality.conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
-from ..quality.edits import EditRun
-from ..quality.gates import gates
-from ..quality.ledger import Ledger
-from ..quality.own_cases import own_edits, own_questions
-from ..quality.summary import Summary, summarise, write_csv
-from ..quality.world_cases import world_edits, world_questions
-from ..sampling import Sampling
-from ..umm.interface import UnifiedModel
+from ..generation.settings import Decoding, Sampling
+from ..lab.quality import answers, edits, markdown, plot
+from ..lab.quality.answers import AnswerRun
+from ..lab.quality.cases import Case, Edit, Question, count_of, fingerprint
+from ..lab.quality.conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
+from ..lab.quality.edits import EditRun
+from ..lab.quality.gates import gates
+from ..lab.quality.ledger import Ledger
+from ..lab.quality.own_cases import own_edits, own_questions
+from ..lab.quality.summary import Summary, summarise, write_csv
+from ..lab.quality.world_cases import world_edits, world_questions
+from ..umm.values import UnifiedModel
 from . import terminal
 from .commands import load_model
 from .options import loading

@@ -7,8 +7,8 @@ to its own width), `reduce` does the rest.
 """
 
 from .anchors import pool_latent
-from .importance import importance_on_grid
+from .masks import mask_to_priority
+from .methods import SELECTIONS
 from .reduce import Reduced, Reduction, reduce
-from .selections import SELECTIONS
 
-__all__ = ["SELECTIONS", "Reduced", "Reduction", "importance_on_grid", "pool_latent", "reduce"]
+__all__ = ["SELECTIONS", "Reduced", "Reduction", "mask_to_priority", "pool_latent", "reduce"]

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..checks import number, one_of, seed, whole
 from ..errors import SettingsError
 from .anchors import cell_of_each_token
-from .baselines import Control
 from .budget import count_distinct, share_of
-from .candidates import Candidates
 from .checks import check_tokens
+from .contract import Candidates
 from .merging import merge_tokens, nearest_kept
+from .methods import Selection, check_selection, select
+from .methods.controls import Control
 from .scoring import consistency_scores
-from .selections import Selection, check_selection, select
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Reduced:
         features: [K, C] kept tokens with the dropped ones merged in, in the dtype of the input. The position embeddings
             of `keep` are still to be added.
         keep: [K] int64, ascending: which tokens were kept.
-        scores: [N] fp32, the consistency score of every token, before any importance.
+        scores: [N] fp32, the consistency score of every token, before any priority.
         assignment: [N] int64, the index of the kept token that each token went into or, with merging off, is most like.
     """
 
@@ -115,7 +115,7 @@ def reduce(
     anchor_grid: tuple[int, int],
     settings: Reduction,
     *,
-    importance: Tensor | None = None,
+    priority: Tensor | None = None,
 ) -> Reduced:
     """Reduces the visual tokens of one picture as G²TR does, or with another selection in its place.
 
@@ -131,14 +131,14 @@ def reduce(
         anchors: [M, C] projected anchors on `anchor_grid`, row-major; dtype and device of `features`.
         anchor_grid: (h', w') with h'·w' = M.
         settings: how many tokens to keep, and what becomes of the others.
-        importance: [h, w] or [N], real or bool, device of `features`: +1 keeps a token before all others, -1 keeps it
+        priority: [h, w] or [N], real or bool, device of `features`: +1 keeps a token before all others, -1 keeps it
             only when nothing else is left, what lies between is added to what the selection ranks by. Values beyond
             ±1 count as ±1, NaN as 0. Ours, not in the paper.
 
     Raises:
         SettingsError: the shape, dtype or device of an argument does not fit, with its name.
     """
-    _check_fit(features, grid, anchors, anchor_grid, importance)
+    _check_fit(features, grid, anchors, anchor_grid, priority)
     cell = cell_of_each_token(grid, anchor_grid, features.device)  # [N]
     scores = consistency_scores(features, anchors, cell)  # [N]
     count = settings.count(features)
@@ -146,7 +146,7 @@ def reduce(
         everything = torch.arange(count, device=features.device)
         return Reduced(features, everything, scores, everything)
 
-    wishes = None if importance is None else importance.flatten()  # [N]
+    wishes = None if priority is None else priority.flatten()  # [N]
     keep = select(settings.selection, Candidates(features, grid, anchors, cell, scores, wishes, settings.seed), count)
     assignment = nearest_kept(features, keep)  # [N]
     if settings.merge == "none":
@@ -155,7 +155,7 @@ def reduce(
 
 
 def _check_fit(
-    features: Tensor, grid: tuple[int, int], anchors: Tensor, anchor_grid: tuple[int, int], importance: Tensor | None
+    features: Tensor, grid: tuple[int, int], anchors: Tensor, anchor_grid: tuple[int, int], priority: Tensor | None
 ) -> None:
     check_tokens("features", features, "grid", grid)
     check_tokens("anchors", anchors, "anchor_grid", anchor_grid)
@@ -171,15 +171,15 @@ def _check_fit(
             where="anchors",
             fix="Convert it with .to(features)",
         )
-    if importance is None:
+    if priority is None:
         return
-    if importance.shape not in (tuple(grid), (len(features),)) or importance.is_complex():
+    if priority.shape not in (tuple(grid), (len(features),)) or priority.is_complex():
         raise SettingsError(
-            f"must be real, {grid[0]}×{grid[1]} or {len(features)}, got {importance.dtype} {tuple(importance.shape)}",
-            where="importance",
+            f"must be real, {grid[0]}×{grid[1]} or {len(features)}, got {priority.dtype} {tuple(priority.shape)}",
+            where="priority",
             fix="Resize the mask to the token grid",
         )
-    if importance.device != features.device:
+    if priority.device != features.device:
         raise SettingsError(
-            f"is on {importance.device} and features on {features.device}", where="importance", fix="Move it with .to()"
+            f"is on {priority.device} and features on {features.device}", where="priority", fix="Move it with .to()"
         )

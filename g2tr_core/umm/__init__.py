@@ -1,62 +1,24 @@
-"""Unified multimodal models, one package each, all offering what `interface` lists.
+"""Unified multimodal models, one package each: `load` recognises a checkpoint by its tensors and opens it.
 
-A model is registered in `MODELS` with what tells its checkpoints from others: nothing else names a model outside its
-own package.
+Nothing outside a model's own package names a model; `registry` lists them, with the facts that need no weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..weights import FLOATS, StoredTensor, stored_tensors
+from .registry import Facts, models
 
 if TYPE_CHECKING:
-    from .interface import UnifiedModel
+    import torch
+
+    from ..checkpoints.stored import StoredTensor
+    from .values import UnifiedModel
 
 LARGEST_HEADER = 2**24  # bytes of a safetensors header that are looked at; BAGEL's has about 200,000
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A model that can be loaded, and how its checkpoints are known.
-
-    Args:
-        name: what people call it.
-        implementation: module and class, imported when a checkpoint of it is loaded.
-        mark: how the name of a tensor ends that every checkpoint of it has and no other model.
-        matrix: how the name of a matrix of its language model ends, whose type is that of the weights.
-        release: a file that marks a released folder, beside the weights or in the folder above.
-    """
-
-    name: str
-    implementation: tuple[str, str]
-    mark: str
-    matrix: str
-    release: str
-
-
-MODELS = (
-    Registration(
-        name="BAGEL",
-        implementation=(".bagel.model", "Bagel"),
-        mark="language_model.model.layers.0.self_attn.q_proj_moe_gen.weight",
-        matrix="language_model.model.layers.0.self_attn.q_proj_moe_gen.weight",
-        release="llm_config.json",
-    ),
-    Registration(
-        name="InternVL-U",
-        implementation=(".internvlu.model", "InternVLU"),
-        mark="special_token_embedding.weight",
-        matrix="language_model.model.layers.0.mlp.gate_proj.weight",
-        release="model_index.json",
-    ),
-)
 
 
 def load(
@@ -78,7 +40,7 @@ def load(
         CheckpointError: the weights are missing, broken, or of a model that this package does not know.
         SettingsError: a type or device cannot be used.
     """
-    known = _registration(_tensors(Path(path).expanduser())) or MODELS[0]  # whose loader explains what it is instead
+    known = _registered(_tensors(Path(path).expanduser())) or models()[0]  # whose loader explains what it is instead
     module, name = known.implementation
     kind = getattr(import_module(module, __name__), name)
     model: UnifiedModel = kind.load(path, device=device, weights_device=weights_device, **options)
@@ -91,8 +53,12 @@ def stored_dtype(path: str | Path) -> torch.dtype:
     Raises:
         CheckpointError: a file is damaged.
     """
+    import torch
+
+    from ..checkpoints.stored import FLOATS
+
     tensors = list(_tensors(Path(path).expanduser()))
-    known = _registration(tensors)
+    known = _registered(tensors)
     if known is None:
         return torch.bfloat16
     matrices = [tensor for tensor in tensors if _ends_in(tensor.name, known.matrix)]
@@ -105,18 +71,18 @@ def model_of(path: Path) -> str | None:
     For lists of files: it reads headers only, and what cannot be read is of no model.
     """
     headers = [_header(file) for file in _files(path)]
-    found = (known.name for known in MODELS if any(f'{known.mark}"'.encode() in header for header in headers))
+    found = (known.name for known in models() if any(f'{known.mark}"'.encode() in header for header in headers))
     return next(found, None)
 
 
 def release_of(file: Path) -> Path | None:
     """The released folder that a file of weights belongs to, told by the files around it; None if there is none."""
     places = (file.parent, file.parent.parent)
-    return next((place for place in places if any((place / known.release).is_file() for known in MODELS)), None)
+    return next((place for place in places if any((place / known.release_mark).is_file() for known in models())), None)
 
 
-def _registration(tensors: Iterable[StoredTensor]) -> Registration | None:
-    return next((known for tensor in tensors for known in MODELS if _ends_in(tensor.name, known.mark)), None)
+def _registered(tensors: Iterable[StoredTensor]) -> Facts | None:
+    return next((known for tensor in tensors for known in models() if _ends_in(tensor.name, known.mark)), None)
 
 
 def _ends_in(name: str, ending: str) -> bool:
@@ -125,6 +91,8 @@ def _ends_in(name: str, ending: str) -> bool:
 
 
 def _tensors(path: Path) -> Iterator[StoredTensor]:
+    from ..checkpoints.stored import stored_tensors
+
     return (tensor for file in _files(path) if file.is_file() for tensor in stored_tensors(file).values())
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..decoding import Decoding
+from ..generation.settings import Decoding, Sampling
 from ..report import Block, Stopwatch
-from ..sampling import Sampling
-from .interface import PaintTask, Progress
 from .reading import Grid
+from .registry import ImageTask
+from .values import Progress
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
         watch: times the stages.
     """
 
-    task: PaintTask
+    task: ImageTask
     text: str
     grid: Grid
     sampling: Sampling

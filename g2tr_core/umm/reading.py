@@ -1,7 +1,7 @@
 """What every model makes of pictures before it knows the question.
 
-Two steps, kept apart because they are reused apart: an `Encoding` is what the encoders say and depends on the pictures
-alone; a reading adds the reduction, and whatever a model prefills from both.
+Two steps, kept apart because they are reused apart: `EncodedInputs` are what the encoders say and depend on the
+pictures alone; a reading adds the reduction, and whatever a model prefills from both.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..reduction import Reduced, Reduction, importance_on_grid, reduce
+from ..reduction import Reduced, Reduction, mask_to_priority, reduce
 from ..report import Change, Report, Stopwatch
-from .interface import Progress, Size, TokenView
+from .registry import Size
+from .values import Progress, TokenView
 
 Grid = tuple[int, int]
 
@@ -66,7 +67,7 @@ Item = EncodedPicture | str
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncodedInputs:
     """Pictures and texts in order, encoded. Depends on nothing but them, so every reduction may share it."""
 
     items: tuple[Item, ...]
@@ -82,7 +83,7 @@ class Encoding:
         """The texts, in order."""
         return [item for item in self.items if isinstance(item, str)]
 
-    def to(self, device: torch.device) -> Encoding:
+    def to(self, device: torch.device) -> EncodedInputs:
         """The same on another device; this one stays where it is."""
         return replace(self, items=tuple(item if isinstance(item, str) else item.to(device) for item in self.items))
 
@@ -98,7 +99,7 @@ class PictureReading:
         report: what reading cost, with token, byte and operation counts of the purpose it was read for.
     """
 
-    encoding: Encoding
+    encoding: EncodedInputs
     reduction: Reduction
     reduced: tuple[Reduced | None, ...]
     report: Report = field(default_factory=Report)
@@ -181,9 +182,9 @@ class LatentGuide(Protocol):
 
 def reduce_pictures(
     model: LatentGuide,
-    encoding: Encoding,
+    encoding: EncodedInputs,
     reduction: Reduction,
-    importance: Sequence[Tensor | None] | None,
+    priority: Sequence[Tensor | None] | None,
     watch: Stopwatch,
     progress: Progress | None,
 ) -> tuple[Reduced | None, ...]:
@@ -193,7 +194,7 @@ def reduce_pictures(
         model: gives latents and anchors.
         encoding: the pictures.
         reduction: the settings; where they keep everything, no latent is made.
-        importance: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
+        priority: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
         watch: times the stages `vae_encode` and `reduction`.
         progress: told after every picture, as stage `read`.
 
@@ -203,10 +204,10 @@ def reduce_pictures(
     pictures = encoding.pictures
     if not pictures:
         raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
-    masks = [None] * len(pictures) if importance is None else list(importance)
+    masks = [None] * len(pictures) if priority is None else list(priority)
     if len(masks) != len(pictures):
         what = f"{len(masks)} masks for {len(pictures)} pictures"
-        raise SettingsError(what, where="importance", fix="Give one a picture")
+        raise SettingsError(what, where="priority", fix="Give one a picture")
     results: list[Reduced | None] = []
     for picture, mask in zip(pictures, masks, strict=True):
         results.append(None if reduction.is_identity else _reduce(model, picture, reduction, mask, watch))
@@ -222,8 +223,8 @@ def _reduce(
     with watch.stage("reduction"):
         anchors, anchor_grid = model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
-        importance = None if mask is None else importance_on_grid(mask.to(model.device), grid)
-        return reduce(picture.features, grid, anchors, anchor_grid, reduction, importance=importance)
+        priority = None if mask is None else mask_to_priority(mask.to(model.device), grid)
+        return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=priority)
 
 
 def _reduced_on(reduced: Reduced, device: torch.device) -> Reduced:

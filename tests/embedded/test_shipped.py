@@ -12,21 +12,21 @@ from statistics import fmean
 import pytest
 import torch
 
-from g2tr_core.decoding import Decoding
 from g2tr_core.embedded import CHECKPOINT, SAMPLE
-from g2tr_core.embedded.world.edits import EDIT_CLASSES
-from g2tr_core.embedded.world.questions import QUESTION_TYPES
+from g2tr_core.generation.settings import Decoding
 from g2tr_core.images import open_image, to_tensor
-from g2tr_core.quality.answers import MEASURES as ANSWERS
-from g2tr_core.quality.answers import AnswerRun
-from g2tr_core.quality.conditions import FULL, Condition
-from g2tr_core.quality.edits import MEASURES as EDITS
-from g2tr_core.quality.edits import EditRun
-from g2tr_core.quality.ledger import Ledger, condition_of
-from g2tr_core.quality.world_cases import world_edits, world_questions
+from g2tr_core.lab.quality.answers import MEASURES as ANSWERS
+from g2tr_core.lab.quality.answers import AnswerRun
+from g2tr_core.lab.quality.conditions import FULL, Condition
+from g2tr_core.lab.quality.edits import MEASURES as EDITS
+from g2tr_core.lab.quality.edits import EditRun
+from g2tr_core.lab.quality.ledger import Ledger, condition_of
+from g2tr_core.lab.quality.world_cases import world_edits, world_questions
+from g2tr_core.lab.world.edits import EDIT_CLASSES
+from g2tr_core.lab.world.questions import QUESTION_TYPES
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
-from g2tr_core.umm.interface import UnifiedModel
+from g2tr_core.umm.values import UnifiedModel
 
 HALF = Condition(0.5, "balanced", "mean")
 

@@ -166,11 +166,10 @@ def test_cancel_and_run_again(model, reading, photo, mm, node: str, monkeypatch:
 
 def test_progress_counts_steps_and_tokens(model: Any, reading: Any, shown: list) -> None:
     edit(model, reading, steps=5)
-    evaluations = 4 if model.model.latent_space == "flux" else 5  # BAGEL's authors count flow times
-    assert [(value, total) for value, total, _ in shown] == [(n, evaluations) for n in range(1, evaluations + 1)]
+    assert [(value, total) for value, total, _ in shown] == [(n, 5) for n in range(1, 6)]
     shown.clear()
     edit(model, reading, steps=5, think=True, max_think_tokens=3)
-    assert shown[0][:2] == (1, 3) and shown[-1][:2] == (evaluations, evaluations)
+    assert shown[0][:2] == (1, 3) and shown[-1][:2] == (5, 5)
     shown.clear()
     run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)
     assert shown[-1][1] == 6 and all(preview is None for _, _, preview in shown)

@@ -19,7 +19,7 @@ class Counting:
 
     def __init__(self, hosted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.vit = self.vae = self.rows = 0
-        model, cache = hosted.model, module("g2tr_core.context").KVCache
+        model, cache = hosted.model, module("g2tr_core.nn.kv_cache").KVCache
         features, encode, append = model.visual_features, model.vae.encode, cache.append
 
         def counted_features(*arguments):
@@ -268,11 +268,9 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "from interval_start 0.8 to interval_end 0.2. Set"),
         ("G2TRImagine", {"interval_start": 2.0}, "interval_start: 2.0"),
         ("G2TREdit", {"steps": -1}, "steps"),
-        ("G2TREdit", {"steps": 1}, "steps: 1 is out of range. Use a whole number from 2 to 1000. 0 is the model's"),
         ("G2TREdit", {"image_scale": 0.5}, "image_scale: 0.5"),
         ("G2TRImagine", {"text_scale": 0.99}, "text_scale: 0.99"),
         ("G2TRImagine", {"timestep_shift": 0.005}, "timestep_shift: 0.005"),
-        ("G2TRCompare", {"steps": 1}, "steps: 1"),
         ("G2TRCompare", {"text_scale": 0.5}, "text_scale: 0.5"),
         ("G2TRCompare", {"image_scale": 0.5}, "image_scale: 0.5"),
         ("G2TRImagine", {"width": 4096}, "width"),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from g2tr_core.decoding import Decoding
 from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.generation.settings import Decoding
 from g2tr_core.reduction import Reduction
 from tests.pack import REPOSITORY, STUBS, nodes
 

@@ -154,7 +154,7 @@ class ComfyServer:
         """What the buttons "unload models" and "free memory" do; returns when it is done, or is not going to be."""
         self.fetch("/free", {"unload_models": True, "free_memory": True})
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.probe()["HostedModel"]:
+        while time.monotonic() < deadline and self.probe()["ManagedModel"]:
             time.sleep(0.5)
 
     def run(self, prompt: Prompt, *, on_progress: Callable[[Run], None] | None = None) -> Run:

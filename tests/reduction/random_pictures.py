@@ -33,8 +33,8 @@ class Picture:
         (h, w), (rows, columns) = self.grid, self.anchor_grid
         return [(r * rows // h) * columns + c * columns // w for r in range(h) for c in range(w)]
 
-    def reduced(self, how: Reduction, importance: Tensor | None = None) -> Reduced:
-        return reduce(self.features, self.grid, self.anchors, self.anchor_grid, how, importance=importance)
+    def reduced(self, how: Reduction, priority: Tensor | None = None) -> Reduced:
+        return reduce(self.features, self.grid, self.anchors, self.anchor_grid, how, priority=priority)
 
 
 @st.composite

@@ -15,7 +15,7 @@ from tests.reduction.random_pictures import DTYPES, ROUNDING, Picture, grids, pi
 
 
 def select_plainly(ranking: list[float], cells: list[int], count: int, wish: list[float]) -> list[int]:
-    """The rule of the paper and of the importance mask, one token at a time."""
+    """The rule of the paper and of the priority mask, one token at a time."""
     best_first = sorted(range(len(ranking)), key=lambda token: (-ranking[token], token))
     protected = [token for token in best_first if wish[token] == 1]
     ordinary = [token for token in best_first if -1 < wish[token] < 1]
@@ -53,9 +53,9 @@ def test_selection_follows_the_rule(picture: Picture, how: Reduction, data: st.D
     )
     random = torch.Generator().manual_seed(tokens)
     wish = choices[torch.randint(len(choices), (tokens,), generator=random)]
-    for importance in (None, wish.view(picture.grid)):
-        out = picture.reduced(how, importance)
-        used = torch.zeros(tokens) if importance is None else wish
+    for priority in (None, wish.view(picture.grid)):
+        out = picture.reduced(how, priority)
+        used = torch.zeros(tokens) if priority is None else wish
         ranking = torch.where(used.abs() == 1, out.scores, out.scores + used)
         assert out.keep.tolist() == select_plainly(ranking.tolist(), picture.cells, len(out.keep), used.tolist())
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from g2tr_core.reduction import SELECTIONS, Reduced, Reduction, reduce
-from g2tr_core.reduction.baselines import CONTROLS
-from g2tr_core.reduction.diversity import trust_of
-from g2tr_core.reduction.uniform import thresholds
+from g2tr_core.reduction.methods.controls import CONTROLS
+from g2tr_core.reduction.methods.diverse import trust_of
+from g2tr_core.reduction.methods.uniform import thresholds
 from tests.reduction.random_pictures import Picture, pictures, ways, wishes
 
 names = st.sampled_from([*SELECTIONS, *CONTROLS])

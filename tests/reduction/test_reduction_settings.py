@@ -9,8 +9,8 @@ import torch
 
 from g2tr_core.errors import SettingsError
 from g2tr_core.reduction import SELECTIONS, Reduction, pool_latent, reduce
-from g2tr_core.reduction.baselines import CONTROLS, Control
-from g2tr_core.reduction.selections import Selection
+from g2tr_core.reduction.methods import Selection
+from g2tr_core.reduction.methods.controls import CONTROLS, Control
 
 NO_NUMBER: list[Any] = [True, None, "0.5", float("nan"), float("inf"), -float("inf"), 1j, [1], torch.tensor(0.5)]
 BAD_SETTINGS = {
@@ -63,7 +63,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "anchors": torch.zeros(4, 8),
         "anchor_grid": (2, 2),
         "settings": Reduction(),
-        "importance": torch.zeros(3, 4),
+        "priority": torch.zeros(3, 4),
     }
     return good | changes
 
@@ -86,10 +86,10 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ("anchors", torch.zeros(4, 8, device="meta")),
         ("anchor_grid", (3, 2)),
         ("anchor_grid", (0, 4)),
-        ("importance", torch.zeros(4, 3)),
-        ("importance", torch.zeros(11)),
-        ("importance", torch.zeros(12, dtype=torch.complex64)),
-        ("importance", torch.zeros(12, device="meta")),
+        ("priority", torch.zeros(4, 3)),
+        ("priority", torch.zeros(11)),
+        ("priority", torch.zeros(12, dtype=torch.complex64)),
+        ("priority", torch.zeros(12, device="meta")),
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused_by_name(name: str, value: Any) -> None:

@@ -41,8 +41,8 @@ def run(settings: Reduction, device: str, dtype: torch.dtype = torch.float32, ma
     pooled, anchor_grid = pool_latent(patches, (8, 6), settings.latent_pool)
     assert anchor_grid == ANCHOR_GRID
     features = torch.randn(63, 16, device=device, dtype=dtype)
-    importance: Tensor | None = torch.rand(GRID, device=device) if mask else None
-    return reduce(features, GRID, pooled, anchor_grid, settings, importance=importance)
+    priority: Tensor | None = torch.rand(GRID, device=device) if mask else None
+    return reduce(features, GRID, pooled, anchor_grid, settings, priority=priority)
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "mask"])

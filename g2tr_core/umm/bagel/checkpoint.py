@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...sampling import Sampling
-from ...weights import StoredTensor, files_of, plain
-from ..checkpoint import Placement, load_network
-from ..interface import PaintTask
-from ..tokenizer import check_vocabulary
+from ...checkpoints.load_config import LoadConfig, load_network
+from ...checkpoints.stored import StoredTensor, files_of, plain
+from ...checkpoints.tokenizer import check_vocabulary
+from ...generation.settings import Sampling
+from ..registry import ImageTask
 from .config import BagelConfig, ResizeRule
 from .defaults import AUTHORS, read_sampling, vae_groups
 from .layout import GET_BAGEL, find_parts
@@ -44,7 +44,7 @@ class Parts:
     vae: Autoencoder
     tokenizer: Any
     tokens: SpecialTokens
-    sampling: Mapping[PaintTask, Sampling] = field(default_factory=lambda: AUTHORS)
+    sampling: Mapping[ImageTask, Sampling] = field(default_factory=lambda: AUTHORS)
 
 
 def load_parts(
@@ -63,13 +63,13 @@ def load_parts(
         vae: file or folder of the autoencoder, where it is not with the network.
         tokenizer: folder of the tokenizer files, where they are not with the network.
         vae_resize, vit_resize: picture sizes that go before those of the checkpoint.
-        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.Placement`.
+        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.LoadConfig`.
 
     Raises:
         CheckpointError: a file is missing, damaged, quantised in an unknown way, or of another model.
         SettingsError: a type or device cannot be used.
     """
-    placed = Placement(**placement)
+    placed = LoadConfig(**placement)
     parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...context import Context
+from ...generation.sampling import BranchPlan
+from ...nn.kv_cache import Context
 from ...report import Block, Change
-from ...sampling import BranchPlan
 from .network import BagelNetwork
 
 TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error

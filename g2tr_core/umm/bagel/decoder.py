@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...attention import rotary_table, rotate
-from ...operations import Operations
+from ...nn.attention import rotary_table, rotate
+from ...nn.operations import Operations
 from .config import BagelConfig
 
 Stream = Tensor | None  # [B, n, C], or None: no token of that kind in the block

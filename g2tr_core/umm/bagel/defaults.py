@@ -14,17 +14,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...decoding import Decoding
+from ...checkpoints.stored import read_json
 from ...errors import CheckpointError, SettingsError
-from ...sampling import Guidance, Sampling
-from ...weights import read_json
-from ..interface import PaintTask
+from ...generation.settings import Decoding, Guidance, Sampling
+from ..registry import ImageTask
 from .vae import NORM_GROUPS
 
 EDITING = Sampling()
 IMAGINING = Sampling(guidance=Guidance(image_scale=1.0, interval=(0.4, 1.0), renorm="global"))
 THINKING = Decoding(max_tokens=1000)
-AUTHORS: Mapping[PaintTask, Sampling] = {"edit": EDITING, "imagine": IMAGINING}
+AUTHORS: Mapping[ImageTask, Sampling] = {"edit": EDITING, "imagine": IMAGINING}
 
 OF_GUIDANCE = {field.name for field in fields(Guidance)}
 OF_SAMPLING = {field.name for field in fields(Sampling)} - {"guidance", "seed"}
@@ -43,7 +42,7 @@ def own_settings(path: Path) -> dict[str, Any]:
     return _object(read_json(path).get("g2tr", {}), "g2tr", path)
 
 
-def read_sampling(path: Path) -> dict[PaintTask, Sampling]:
+def read_sampling(path: Path) -> dict[ImageTask, Sampling]:
     """The settings of every task, those of the authors where `config.json` has none.
 
     Raises:

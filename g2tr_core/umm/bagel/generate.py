@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...context import Canvas, Context
-from ...decoding import Decoding, choose
 from ...errors import SettingsError
-from ...inference import check_finite
-from ...sampling import OnStep, Sampling, denoise, timesteps
+from ...generation.decoding import choose
+from ...generation.sampling import OnStep, denoise, timesteps, token_noise
+from ...generation.settings import Decoding, Sampling
+from ...nn.kv_cache import Canvas, Context
+from ...run import check_finite
 from .conversation import Conversation
 from .network import BagelNetwork, Denoiser
 
@@ -25,7 +26,7 @@ def write_tokens(network: BagelNetwork, context: Context, decoding: Decoding) ->
     Raises:
         G2TRError: the network's numbers overflow.
     """
-    generator = decoding.generator()
+    generator = torch.Generator("cpu").manual_seed(decoding.seed)
     token = torch.full((1,), network.tokens.im_start, device=context.cache.device)
     context.cache.reserve(context.length + decoding.max_tokens)
     for index in range(decoding.max_tokens):
@@ -64,7 +65,7 @@ def paint_latent(
         SettingsError: `noise` has another shape.
     """
     shape = (len(positions), network.config.patch_channels)
-    noise = sampling.noise(*shape) if noise is None else noise
+    noise = token_noise(sampling.seed, *shape) if noise is None else noise
     if noise.shape != shape:
         raise SettingsError(f"is {list(noise.shape)}", where="noise", fix=f"Give {list(shape)} for this size")
     contexts, plan = conversation.branches(
@@ -72,5 +73,5 @@ def paint_latent(
     )
     with Canvas(contexts, len(positions) + 2) as canvas:
         denoiser = Denoiser(network, canvas, positions)
-        times = timesteps(sampling.steps, sampling.timestep_shift)
+        times = timesteps(sampling.steps + 1, sampling.timestep_shift)
         return denoise(denoiser, noise.to(positions.device), times, plan, sampling.guidance, on_step)

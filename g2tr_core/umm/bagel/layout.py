@@ -9,9 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...checkpoints.parts import (
+    ADAPTER,
+    Files,
+    Part,
+    Place,
+    first_names,
+    gather,
+    listed,
+    open_files,
+    places,
+    strangers,
+    under,
+)
+from ...checkpoints.stored import StoredTensor, refuse_quantised
 from ...errors import CheckpointError
-from ...weights import StoredTensor, refuse_quantised
-from ..layout import ADAPTER, Files, Part, Place, first_names, gather, listed, open_files, places, strangers, under
 from .vae import LATENT_CHANNELS
 
 NETWORK = Part(

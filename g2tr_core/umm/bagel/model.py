@@ -8,20 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...decoding import Decoding
-from ...inference import inference
+from ...generation.settings import Decoding, Sampling
 from ...reduction import Reduced, Reduction, pool_latent
 from ...report import Block, Stopwatch
-from ...sampling import Sampling
-from ..interface import Answer, LatentSpace, PaintTask, Progress, Purpose, Size, SizeRange, Source
+from ...run import inference
+from ..contract import PictureModel
 from ..job import Job, Painted, written
-from ..model import PictureModel
-from ..reading import Encoding
+from ..reading import EncodedInputs
+from ..registry import ImageTask, LatentSpace, Purpose, Size, SizeRange
+from ..values import Answer, Progress, Source
 from .checkpoint import Parts, load_parts
 from .conversation import TEXT_ROOM, Conversation, Picture
 from .defaults import THINKING
-from .footprint import Footprint
 from .generate import paint_latent, write_tokens
+from .memory_estimate import Footprint
 from .preprocess import Grid, Prepared, grid_positions, latent_grid_for, patchify, prepare, unpatchify
 from .prompts import THINK_FIRST, split_thinking
 from .reading import Reading
@@ -38,7 +38,7 @@ class Bagel(PictureModel[Reading]):
         super().__init__(parts, device)
         self.tokenizer, self.sampling = parts.tokenizer, parts.sampling
 
-    def default_sampling(self, task: PaintTask, *, think: bool = False) -> Sampling:
+    def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
         """The authors' settings for a task, or those that `config.json` brings (see `defaults`)."""
         return self.sampling[task]
 
@@ -54,7 +54,7 @@ class Bagel(PictureModel[Reading]):
         return SizeRange(stride, self.config.latent_side * stride, stride)
 
     @property
-    def footprint(self) -> Footprint:
+    def memory_estimate(self) -> Footprint:
         """How much memory runs need."""
         vae_itemsize = next(self.vae.parameters()).dtype.itemsize
         return Footprint(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
@@ -98,7 +98,9 @@ class Bagel(PictureModel[Reading]):
         features: Tensor = self.network.visual_features(prepared.vit_patches.to(self.device), positions)
         return features
 
-    def new_reading(self, encoding: Encoding, reduction: Reduction, reduced: tuple[Reduced | None, ...]) -> Reading:
+    def new_reading(
+        self, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
+    ) -> Reading:
         """A reading with nothing prefilled yet."""
         return Reading(encoding, reduction, reduced)
 

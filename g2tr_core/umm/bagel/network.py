@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...context import Canvas, Context, KVCache
-from ...operations import Operations
+from ...nn.kv_cache import Canvas, Context, KVCache
+from ...nn.operations import Operations
 from .config import BagelConfig
 from .decoder import LanguageModel
 from .vit import MLP, SiglipModel

@@ -15,7 +15,7 @@ from torch import Tensor
 from ... import checks
 from ...errors import ImageError, SettingsError
 from ...images import Picture, open_image, to_tensor
-from ..interface import Size
+from ..registry import Size
 from .config import BagelConfig, ResizeRule
 
 Grid = tuple[int, int]  # rows, columns of patches

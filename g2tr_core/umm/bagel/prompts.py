@@ -5,7 +5,7 @@ The wording is a fact of the checkpoint: it was trained with these sentences.
 
 from __future__ import annotations
 
-from ..interface import Purpose
+from ..registry import Purpose
 
 THINK_FIRST: dict[Purpose, str] = {
     "answer": (

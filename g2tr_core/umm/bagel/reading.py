@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...context import KVCache
-from ..interface import Purpose
+from ...nn.kv_cache import KVCache
 from ..reading import PictureReading
+from ..registry import Purpose
 from .conversation import Conversation
 
 

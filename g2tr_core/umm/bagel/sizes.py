@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.sizes import Settings, Shapes
 from ...errors import CheckpointError, SettingsError
-from ..sizes import Settings, Shapes
 from .config import BagelConfig, ResizeRule
 from .defaults import own_settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .. import tokenizer
+from ...checkpoints import tokenizer
 from .network import SpecialTokens
 
 GET_TOKENIZER = "the tokenizer files of BAGEL-7B-MoT"

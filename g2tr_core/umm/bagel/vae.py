@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints.stored import StoredTensor, check_tensors, files_of, plain
 from ...errors import CheckpointError, ImageError
-from ...weights import StoredTensor, check_tensors, files_of, plain
 
 SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
 LATENT_CHANNELS = 16

@@ -10,8 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...attention import attention
-from ...operations import Operations
+from ...nn.attention import attention
+from ...nn.operations import Operations
 from .config import BagelConfig
 
 NORM_EPS = 1e-6

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.load_config import LoadConfig, load_network
+from ...checkpoints.stored import StoredTensor, files_of, plain
+from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ...checks import one_of
-from ...weights import StoredTensor, files_of, plain
-from ..checkpoint import Placement, load_network
-from ..tokenizer import check_vocabulary, load_tokenizer
 from .config import AreaRule, InternVLUConfig, KeptPositions
 from .layout import GET_INTERNVLU, find_parts
 from .network import InternVLUNetwork
@@ -68,14 +68,14 @@ def load_parts(
         tokenizer: folder of the tokenizer files, where they are not with the network.
         vae_resize: picture sizes that go before those of the checkpoint.
         kept_positions: see `config.InternVLUConfig`.
-        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.Placement`.
+        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.LoadConfig`.
 
     Raises:
         CheckpointError: a file is missing, damaged, quantised in an unknown way, or of another model.
         SettingsError: a type or device cannot be used.
     """
     one_of("kept_positions", kept_positions, ("grid", "text"))
-    placed = Placement(**placement)
+    placed = LoadConfig(**placement)
     parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}

@@ -1,7 +1,7 @@
 """Sizes of an InternVL-U network and of the pictures it sees.
 
 The defaults are those of the release. `sizes` derives what the tensors tell and takes the rest (attention heads of the
-ViT, rope axes, which hidden states condition the painter, picture statistics) from the configuration files.
+ViT, rope axes, which hidden states condition the dit, picture statistics) from the configuration files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InternVLUConfig:
     """Sizes of an InternVL-U network. Lengths are channels, counts, or pixels a side.
 
     Two fields need words. `condition_layers` are the hidden states of the language model, as transformers numbers
-    them, that the painter reads. `kept_positions` says where the painter believes the visual tokens that a reduction
+    them, that the dit reads. `kept_positions` says where the dit believes the visual tokens that a reduction
     kept: on their own places in the grid (ours), or in a row like words (`text`, as published; for comparison).
     """
 
@@ -54,10 +54,10 @@ class InternVLUConfig:
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
-    painter_layers: int = 20
-    painter_heads: int = 12
-    painter_head_dim: int = 128
-    painter_rope_axes: tuple[int, int, int] = (16, 56, 56)
+    dit_layers: int = 20
+    dit_heads: int = 12
+    dit_head_dim: int = 128
+    dit_rope_axes: tuple[int, int, int] = (16, 56, 56)
     condition_layers: tuple[int, ...] = (-1, -2)
     condition_scale: float = 0.25
 
@@ -81,13 +81,13 @@ class InternVLUConfig:
 
     @property
     def condition_size(self) -> int:
-        """Channels of a token that conditions the painter."""
+        """Channels of a token that conditions the dit."""
         return len(self.condition_layers) * self.hidden_size
 
     @property
-    def painter_size(self) -> int:
-        """Channels of the painter."""
-        return self.painter_heads * self.painter_head_dim
+    def dit_size(self) -> int:
+        """Channels of the dit."""
+        return self.dit_heads * self.dit_head_dim
 
     @property
     def patch_channels(self) -> int:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingsError
+from ...generation.sampling import OnStep
+from ...generation.settings import Guidance, Sampling
 from ...report import Change
-from ...sampling import Guidance, OnStep, Sampling
-from .decoder import Branch
+from .dit import Branch
 from .network import InternVLUNetwork
 from .preprocess import Grid, patchify, unpatchify
 from .rows import Condition
@@ -162,8 +163,8 @@ def paint_latent(
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(sampling.seed))
     if noise.shape != shape:
         raise SettingsError(f"is {list(noise.shape)}", where="noise", fix=f"Give {list(shape)} for this size")
-    painter = network.generation_decoder.decoder
-    branches = [condition.branch(painter, config, grid) for condition in conditions]
+    dit = network.generation_decoder.decoder
+    branches = [condition.branch(dit, config, grid) for condition in conditions]
     denoiser = Denoiser(network, branches)
     noise = noise.to(conditions[0].states.device)
     return denoise(denoiser, noise, sampling, (1, len(branches) - 1), on_step)
@@ -173,7 +174,7 @@ def notes_on(sampling: Sampling, states: int, visual_tokens: Change) -> list[str
     """What a report says of painting beside `states` states of the language model."""
     notes, saved = [], visual_tokens.before - visual_tokens.after
     if saved:
-        notes.append(f"The painter read {states:,} states instead of {states + saved:,} in each step.")
+        notes.append(f"The dit read {states:,} states instead of {states + saved:,} in each step.")
     guidance = sampling.guidance
     if (guidance.renorm, guidance.renorm_min) != (Guidance.renorm, Guidance.renorm_min):
         notes.append("renorm and renorm_min were not used: InternVL-U damps differences in its first steps instead.")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...checkpoints.parts import Files, Part, first_names, gather, listed, open_all, places, strangers
+from ...checkpoints.stored import StoredTensor, refuse_quantised
 from ...errors import CheckpointError
-from ...weights import StoredTensor, refuse_quantised
-from ..layout import Files, Part, first_names, gather, listed, open_all, places, strangers
 
 GET_INTERNVLU = "Give the folder of InternVL-U (with vlm, generation_decoder, vae, processor), or a single-file repack"
 
@@ -20,7 +20,7 @@ VLM = Part(
     "special_token_embedding.weight",
     ("vision_model.", "language_model.", "mlp1.", "special_token_embedding."),
 )
-PAINTER = Part(
+DIT = Part(
     "generation decoder",
     "decoder.time_text_embed.timestep_embedder.linear_1.weight",
     (
@@ -55,7 +55,7 @@ class Layout:
     """Where the parts are.
 
     Args:
-        network: tensors of the vision-language model under `vlm.` and of the painter under `generation_decoder.`, with
+        network: tensors of the vision-language model under `vlm.` and of the dit under `generation_decoder.`, with
             the released names behind that; unknown ones of their files keep their own names.
         autoencoder: tensors under diffusers' names.
         folder: that configuration and tokenizer are looked for in.
@@ -80,7 +80,7 @@ def find_parts(path: Path, autoencoder: Path | None) -> Layout:
     folder = path.parent if path.is_file() else path
     beside: dict[Path, dict[str, StoredTensor]] | None = None
     found: dict[Part, dict[str, StoredTensor]] = {}
-    for part in (VLM, PAINTER, AUTOENCODER):
+    for part in (VLM, DIT, AUTOENCODER):
         if part is AUTOENCODER and autoencoder is not None:
             candidates, where = open_all(autoencoder), autoencoder
         elif places(files, part) or not path.is_file():
@@ -89,10 +89,10 @@ def find_parts(path: Path, autoencoder: Path | None) -> Layout:
             beside = beside or open_all(folder)
             candidates, where = beside, folder
         found[part] = _tensors(candidates, part, where)
-    homes = {tensor.file.path for part in (VLM, PAINTER) for tensor in found[part].values()}
-    unknown = strangers(files, homes & files.keys(), (VLM, PAINTER, AUTOENCODER))
+    homes = {tensor.file.path for part in (VLM, DIT) for tensor in found[part].values()}
+    unknown = strangers(files, homes & files.keys(), (VLM, DIT, AUTOENCODER))
     network = {f"vlm.{name}": tensor for name, tensor in found[VLM].items()}
-    network |= {f"generation_decoder.{name}": tensor for name, tensor in found[PAINTER].items()}
+    network |= {f"generation_decoder.{name}": tensor for name, tensor in found[DIT].items()}
     return Layout(network | unknown, found[AUTOENCODER], folder)
 
 

@@ -8,20 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...decoding import Decoding
 from ...errors import SettingsError
-from ...inference import inference
+from ...generation.settings import Decoding, Guidance, Sampling
 from ...reduction import Reduced, Reduction
 from ...report import Block, Change, Stopwatch
-from ...sampling import Guidance, Sampling
-from ..interface import Answer, LatentSpace, PaintTask, Progress, Purpose, Size, SizeRange, Source
+from ...run import inference
+from ..contract import PictureModel
 from ..job import Job, Painted, written
-from ..model import PictureModel
-from ..reading import Encoding
+from ..reading import EncodedInputs
+from ..registry import ImageTask, LatentSpace, Purpose, Size, SizeRange
+from ..values import Answer, Progress, Source
 from .anchors import pool_to_visual, widen
 from .checkpoint import Parts, load_parts
-from .footprint import Footprint
 from .guidance import notes_on, paint_latent
+from .memory_estimate import Footprint
 from .preprocess import LARGEST_SIDE, Grid, Prepared, largest_square, latent_grid_for, prepare
 from .prompting import Prompting
 from .prompts import check_text
@@ -50,7 +50,7 @@ class InternVLU(PictureModel[Reading]):
         super().__init__(parts, device)
         self.words, self.tokenizer = parts.words, parts.words.tokenizer
 
-    def default_sampling(self, task: PaintTask, *, think: bool = False) -> Sampling:
+    def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
         """The authors' settings for a task; with less guidance where the model thinks first."""
         return REASONED if think else EDITING if task == "edit" else IMAGINING
 
@@ -65,7 +65,7 @@ class InternVLU(PictureModel[Reading]):
         return SizeRange(self.config.latent_stride, LARGEST_SIDE, self.config.latent_stride)
 
     @property
-    def footprint(self) -> Footprint:
+    def memory_estimate(self) -> Footprint:
         """How much memory runs need."""
         vae_itemsize = next(self.vae.parameters()).dtype.itemsize
         return Footprint(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
@@ -112,7 +112,9 @@ class InternVLU(PictureModel[Reading]):
         features: Tensor = self.network.vlm.visual_features(prepared.tile.to(self.device))
         return features
 
-    def new_reading(self, encoding: Encoding, reduction: Reduction, reduced: tuple[Reduced | None, ...]) -> Reading:
+    def new_reading(
+        self, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
+    ) -> Reading:
         """A reading with nothing prefilled yet."""
         blank = torch.empty(0, self.config.hidden_size, dtype=self.compute_dtype, device=self.device)
         return Reading.of(encoding, reduction, reduced, blank)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...operations import Operations
+from ...nn.operations import Operations
 from .config import InternVLUConfig
-from .decoder import GenerationDecoder
+from .dit import GenerationDecoder
 from .vlm import VisionLanguageModel
 
 

@@ -1,4 +1,4 @@
-"""Where the painter believes its tokens: three coordinates a token (frame, row, column), and their rotation.
+"""Where the dit believes its tokens: three coordinates a token (frame, row, column), and their rotation.
 
 Pictures have a frame of their own and rows and columns around its centre; words stand on the diagonal. A counter runs
 through the sequence and goes on behind the largest coordinate of each picture (goldens `unit/decoder_parts`).
@@ -34,7 +34,7 @@ def canvas_positions(grids: Sequence[Grid]) -> Tensor:
 def context_positions(
     start: int, is_visual: Sequence[bool], kept: Sequence[Tensor | None], grid: Grid, scale: float
 ) -> Tensor:
-    """The words and visual tokens that condition the painter.
+    """The words and visual tokens that condition the dit.
 
     Args:
         start: the counter behind the canvas.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ... import checks
 from ...images import Picture, open_image
-from ..interface import Size
+from ..registry import Size
 from .config import AreaRule, InternVLUConfig
 
 Grid = tuple[int, int]  # rows, columns

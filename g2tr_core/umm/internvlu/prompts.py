@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import checks
+from ...checkpoints.tokenizer import token_ids
 from ...errors import SettingsError
-from ..tokenizer import token_ids
 
 Task = Literal["answer", "edit", "imagine"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...reduction import Reduced, Reduction
-from ..interface import Purpose
-from ..reading import Encoding, PictureReading
+from ..reading import EncodedInputs, PictureReading
+from ..registry import Purpose
 from .prompts import PLACEHOLDER, Task, user_turn
 from .rows import Condition, Row
 
@@ -34,7 +34,7 @@ class Reading(PictureReading):
 
     @classmethod
     def of(
-        cls, encoding: Encoding, reduction: Reduction, reduced: tuple[Reduced | None, ...], blank: Tensor
+        cls, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...], blank: Tensor
     ) -> Reading:
         """With nothing prefilled yet; `blank` [0, C] are the visual tokens of no picture."""
         kept = PictureReading(encoding, reduction, reduced).kept_features
@@ -70,7 +70,7 @@ class Reading(PictureReading):
         )
 
 
-def turn_with(encoding: Encoding, text: str) -> str:
+def turn_with(encoding: EncodedInputs, text: str) -> str:
     """What the user says with these inputs: the text behind them, or around its own placeholders."""
     if encoding.texts:
         text = "\n".join([item if isinstance(item, str) else PLACEHOLDER for item in encoding.items] + [text])

@@ -1,4 +1,4 @@
-"""Rows of a prompt on their way through the language model, and what they tell the painter.
+"""Rows of a prompt on their way through the language model, and what they tell the dit.
 
 A row is a value: its tokens so far, the context behind them, their conditioning states. Extending one gives a new one
 and leaves the old one usable, so that all questions about a picture continue the same prefix.
@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...context import Context
-from ...decoding import Decoding, choose
-from ...inference import check_finite
+from ...generation.decoding import choose
+from ...generation.settings import Decoding
+from ...nn.kv_cache import Context
+from ...run import check_finite
 from .config import InternVLUConfig
-from .decoder import Branch, Transformer
+from .dit import Branch, Transformer
 from .positions import behind, canvas_positions, context_positions, rotation
 from .preprocess import Grid, patchify
 from .prompts import Words
@@ -31,7 +32,7 @@ class Row:
         ids: its tokens.
         context: behind them.
         last: [C] hidden state of the last one.
-        states: [n, kC] of all, for the painter.
+        states: [n, kC] of all, for the dit.
     """
 
     ids: tuple[int, ...]
@@ -74,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Condition:
-    """What one row tells the painter, from the user's turn on; the system message is heard by the mind alone.
+    """What one row tells the dit, from the user's turn on; the system message is heard by the mind alone.
 
     Args:
         states: [T, kC] of the language model.
@@ -95,11 +96,11 @@ class Condition:
         visual = tuple(token == words.visual for token in row.ids[turn:])
         return cls(row.states[turn:], visual, tuple(kept), tuple(latents))
 
-    def branch(self, painter: Transformer, config: InternVLUConfig, grid: Grid) -> Branch:
+    def branch(self, dit: Transformer, config: InternVLUConfig, grid: Grid) -> Branch:
         """The row as a branch of guidance.
 
         Args:
-            painter: the weights.
+            dit: the weights.
             config: sizes.
             grid: (h, w) of the latent to paint.
         """
@@ -112,9 +113,9 @@ class Condition:
         patches = [patchify(latent, patch) for latent in self.latents]
         clean = torch.cat(patches) if patches else self.states.new_empty(0, config.patch_channels)
         return Branch(
-            pictures=painter.img_in(clean.to(self.states)),
-            context=painter.embed_context(self.states),
-            rotation=rotation(torch.cat((canvas, context)).to(device), config.painter_rope_axes),
+            pictures=dit.img_in(clean.to(self.states)),
+            context=dit.embed_context(self.states),
+            rotation=rotation(torch.cat((canvas, context)).to(device), config.dit_rope_axes),
         )
 
 
@@ -127,7 +128,7 @@ def write_tokens(vlm: VisionLanguageModel, words: Words, row: Row, decoding: Dec
     Raises:
         G2TRError: the network's numbers overflow.
     """
-    generator, context = decoding.generator(), row.context
+    generator, context = torch.Generator("cpu").manual_seed(decoding.seed), row.context
     context.cache.reserve(context.length + decoding.max_tokens)
     logits = vlm.logits(row.last)
     check_finite(logits, "text", vlm.compute_dtype)

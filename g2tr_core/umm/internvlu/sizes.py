@@ -1,7 +1,7 @@
 """Sizes of an InternVL-U network, read off the shapes of its tensors.
 
 What shapes do not tell comes from the configuration files of the release: attention heads of the ViT, rope base, norm
-epsilons, the painter's rope axes, which hidden states it reads, and how pictures are prepared. None is needed for a
+epsilons, the dit's rope axes, which hidden states it reads, and how pictures are prepared. None is needed for a
 network of the released sizes.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.sizes import CORRECT, Settings, Shapes
 from ...errors import CheckpointError, SettingsError
-from ..sizes import CORRECT, Settings, Shapes
 from .config import AreaRule, InternVLUConfig
 
 LLM = "vlm.language_model.model."
 VIT = "vlm.vision_model."
-PAINTER = "generation_decoder.decoder."
+DIT = "generation_decoder.decoder."
 RELEASED = InternVLUConfig()
 
 
@@ -46,7 +46,7 @@ def read_config(
     processor = Settings.read(folder / "processor" / "processor_config.json")
     head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
     vit_width, patch = size(f"{VIT}embeddings.class_embedding", 2), size(f"{VIT}embeddings.patch_embedding.weight", 2)
-    painter_head = size(f"{PAINTER}transformer_blocks.0.attn.norm_q.weight")
+    dit_head = size(f"{DIT}transformer_blocks.0.attn.norm_q.weight")
     statistics = processor.section("image_processor_kwargs")
     config = InternVLUConfig(
         hidden_size=size(f"{LLM}embed_tokens.weight", 1),
@@ -67,30 +67,28 @@ def read_config(
         vit_norm_eps=vit.number("layer_norm_eps", RELEASED.vit_norm_eps),
         image_mean=_three(statistics.numbers("image_mean", RELEASED.image_mean), statistics.path),
         image_std=_three(statistics.numbers("image_std", RELEASED.image_std), statistics.path),
-        painter_layers=count(f"{PAINTER}transformer_blocks."),
-        painter_heads=size(f"{PAINTER}img_in.weight") // painter_head,
-        painter_head_dim=painter_head,
-        painter_rope_axes=_three(
-            painting.section("decoder_config").numbers(
-                "axes_dims_rope", _if(painter_head == 128, RELEASED.painter_rope_axes)
-            ),
+        dit_layers=count(f"{DIT}transformer_blocks."),
+        dit_heads=size(f"{DIT}img_in.weight") // dit_head,
+        dit_head_dim=dit_head,
+        dit_rope_axes=_three(
+            painting.section("decoder_config").numbers("axes_dims_rope", _if(dit_head == 128, RELEASED.dit_rope_axes)),
             painting.path,
         ),
         condition_layers=_whole(painting.numbers("vlm_select_layer", RELEASED.condition_layers)),
         condition_scale=painting.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
         vae_resize=vae_resize or _area_rule(processor.section("image_gen_processor_kwargs")),
     )
-    _check(config, size(f"{PAINTER}txt_norm.weight"), str(painting.path))
+    _check(config, size(f"{DIT}txt_norm.weight"), str(painting.path))
     if vae_resize is not None:
         _check_rule(vae_resize, config)
     return config
 
 
 def _check(config: InternVLUConfig, states: int, where: str) -> None:
-    """What the painter's file says must fit the tensors."""
-    axes = sum(config.painter_rope_axes)
+    """What the dit's file says must fit the tensors."""
+    axes = sum(config.dit_rope_axes)
     claims = (
-        (axes == config.painter_head_dim, f"axes_dims_rope adds up to {axes}, not {config.painter_head_dim}"),
+        (axes == config.dit_head_dim, f"axes_dims_rope adds up to {axes}, not {config.dit_head_dim}"),
         (config.condition_size == states, f"vlm_select_layer does not make {states} channels"),
         (
             all(-config.layers - 1 <= layer <= config.layers for layer in config.condition_layers),

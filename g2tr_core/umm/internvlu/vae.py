@@ -1,6 +1,6 @@
 """InternVL-U's autoencoder: Qwen-Image's, 16 latent channels at an eighth of the picture's size.
 
-The network is a video autoencoder that is given one frame (`frame`). Latents are shifted and scaled as the painter has
+The network is a video autoencoder that is given one frame (`frame`). Latents are shifted and scaled as the dit has
 them.
 """
 
@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ...checkpoints.stored import StoredTensor, check_tensors, files_of, plain
 from ...errors import CheckpointError, ImageError
 from ...images import to_tensor
-from ...weights import StoredTensor, check_tensors, files_of, plain
 
 STRIDE = 8
 GET_VAE = "Use the `vae` folder of InternVL-U, Qwen-Image's autoencoder in diffusers' layout"

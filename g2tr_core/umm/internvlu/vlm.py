@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...context import Append, Context, KVCache
-from ...operations import Operations
+from ...nn.kv_cache import Append, Context, KVCache
+from ...nn.operations import Operations
 from .config import InternVLUConfig
 
 ATTENTION = "g2tr_cache"
@@ -197,7 +197,7 @@ class VisionLanguageModel(nn.Module):
 
     def prefill(self, context: Context, embedded: Tensor) -> tuple[Context, Tensor, Tensor]:
         """Append [n, C] to a context: the context behind it, the last hidden states [n, C], and the states that
-        condition the painter, side by side [n, kC]."""
+        condition the dit, side by side [n, kC]."""
         grown, output = self._run(context, embedded, output_hidden_states=True)
         chosen = [output.hidden_states[layer][0] for layer in self.config.condition_layers]
         return grown, output.last_hidden_state[0], torch.cat(chosen, dim=-1)

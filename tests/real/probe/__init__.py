@@ -10,7 +10,16 @@ from aiohttp import web
 from server import PromptServer
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
-WATCHED = ("Bagel", "BagelNetwork", "InternVLU", "InternVLUNetwork", "KVCache", "Reading", "Encoding", "HostedModel")
+WATCHED = (
+    "Bagel",
+    "BagelNetwork",
+    "InternVLU",
+    "InternVLUNetwork",
+    "KVCache",
+    "Reading",
+    "EncodedInputs",
+    "ManagedModel",
+)
 
 
 @PromptServer.instance.routes.get("/g2tr_probe")

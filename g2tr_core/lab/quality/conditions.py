@@ -1,0 +1,80 @@
+"""What is compared: keep ratio, selection and merging, beside all visual tokens and none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from ...reduction import SELECTIONS, Reduction
+from ...reduction.methods.controls import CONTROLS
+from ...umm.reading import EncodedInputs, EncodedPicture
+from ...umm.registry import Purpose
+from ...umm.values import Reading, UnifiedModel
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How pictures are read.
+
+    Args:
+        ratio: share of the visual tokens that stay.
+        selection: which ones, by name.
+        merge: what becomes of the others.
+    """
+
+    ratio: float
+    selection: str
+    merge: str
+
+
+FULL = Condition(1.0, "all tokens", "none")
+FLOOR = Condition(0.0, "no tokens", "none")
+GUESS = Condition(0.0, "the question alone", "none")  # no model: what is most often right
+ENDS = (FULL, FLOOR, GUESS)
+
+RATIOS = (0.75, 0.5, 0.25, 0.1)
+CHOICES = (*SELECTIONS, *CONTROLS)
+MERGES = ("mean", "none")
+
+
+def conditions(ratios: Sequence[float], selections: Sequence[str], merges: Sequence[str]) -> list[Condition]:
+    """All combinations of ratios below 1, between all visual tokens (first) and none (last)."""
+    below = [ratio for ratio in dict.fromkeys(ratios) if ratio < FULL.ratio]
+    return [FULL, *(Condition(*each) for each in product(below, dict.fromkeys(selections), merges)), FLOOR]
+
+
+def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, purpose: Purpose, seed: int) -> Reading:
+    """Read a picture that is encoded already under a condition.
+
+    Args:
+        model: any model.
+        encoding: of the picture; shared by all conditions.
+        condition: how.
+        purpose: what for.
+        seed: of selections that draw lots; one a picture, so that they do not draw the same for all of them.
+    """
+    if condition == FULL:
+        whole: Reading = model.read(encoding, purpose=purpose)
+        return whole
+    if condition == FLOOR:
+        blind: Reading = model.read(without_visual_tokens(encoding), purpose=purpose)
+        return blind
+    chosen: dict[str, Any] = {"selection": condition.selection, "merge": condition.merge}
+    how = Reduction(keep_ratio=condition.ratio, min_tokens=1, seed=seed, **chosen)
+    reduced: Reading = model.read(encoding, how, purpose=purpose)
+    return reduced
+
+
+def without_visual_tokens(encoding: EncodedInputs) -> EncodedInputs:
+    """The same pictures with an empty grid of visual tokens.
+
+    For a question nothing but the frame of the picture is left; for an edit the latent is left too.
+    """
+    return replace(encoding, items=tuple(item if isinstance(item, str) else _blind(item) for item in encoding.items))
+
+
+def _blind(picture: EncodedPicture) -> EncodedPicture:
+    prepared: Any = picture.prepared  # each model's own dataclass, all with a grid
+    return replace(picture, features=picture.features[:0], prepared=replace(prepared, vit_grid=(0, 0)))

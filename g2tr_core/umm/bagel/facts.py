@@ -1,0 +1,32 @@
+"""What is true of BAGEL-7B-MoT without loading it. Source: its repository's README and `inferencer.py` (settings)."""
+
+from __future__ import annotations
+
+from ...generation.settings import Decoding, Guidance, Sampling
+from ..registry import Download, Facts, SizeRange
+
+EDIT = Sampling()
+IMAGINE = Sampling(guidance=Guidance(image_scale=1.0, interval=(0.4, 1.0), renorm="global"))
+MARK = "language_model.model.layers.0.self_attn.q_proj_moe_gen.weight"
+
+BAGEL = Facts(
+    name="BAGEL",
+    implementation=(".bagel.model", "Bagel"),
+    mark=MARK,
+    matrix=MARK,
+    release_mark="llm_config.json",
+    download=Download(
+        repository="ByteDance-Seed/BAGEL-7B-MoT",
+        folder="BAGEL-7B-MoT",
+        files=("ema.safetensors", "ae.safetensors", "llm_config.json", "vit_config.json", "tokenizer files"),
+        gigabytes=29.2,
+    ),
+    latent_space="flux",
+    autoencoder="ae.safetensors (FLUX's)",
+    default_size=(1024, 1024),
+    sides=SizeRange(16, 1024, 16),
+    sampling={"edit": EDIT, "imagine": IMAGINE},
+    thinking_sampling={"edit": EDIT, "imagine": IMAGINE},
+    thinking=Decoding(max_tokens=1000),
+    thinks_before=frozenset(("answer", "edit")),
+)

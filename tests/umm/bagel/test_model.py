@@ -1,0 +1,307 @@
+"""BAGEL as its users have it: readings are reused, runs can be cancelled, nothing bleeds from one to the next."""
+
+from __future__ import annotations
+
+from copy import copy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from g2tr_core.embedded import PHOTO
+from g2tr_core.errors import G2TRError, ImageError, SettingsError
+from g2tr_core.generation.settings import Decoding, Guidance, Sampling
+from g2tr_core.reduction import Reduction
+from g2tr_core.umm import load
+from g2tr_core.umm.bagel.model import Bagel
+from tests.goldens import BAGEL_TINY
+from tests.umm.bagel.conftest import SMALL
+
+HALF = Reduction(keep_ratio=0.5, min_tokens=1)
+QUICK = Sampling(steps=3)
+SHORT = Decoding(max_tokens=5)
+
+
+class Counting:
+    """Counts how often the encoders and the decoder's prefill run."""
+
+    def __init__(self, model: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.vit = self.vae = self.rows = 0
+        decoder, vae, network = model.network.language_model.model, model.vae, model.network
+        remember, encode, features = decoder.remember, vae.encode, network.visual_features
+
+        def counted_remember(und, gen, positions, memory):
+            self.rows += memory.context.length - memory.start
+            return remember(und, gen, positions, memory)
+
+        def counted_encode(pixels):
+            self.vae += 1
+            return encode(pixels)
+
+        def counted_features(patches, positions):
+            self.vit += 1
+            return features(patches, positions)
+
+        monkeypatch.setattr(decoder, "remember", counted_remember)
+        monkeypatch.setattr(vae, "encode", counted_encode)
+        monkeypatch.setattr(network, "visual_features", counted_features)
+
+    def since(self) -> tuple[int, int, int]:
+        counts, self.vit, self.vae, self.rows = (self.vit, self.vae, self.rows), 0, 0, 0
+        return counts
+
+
+@pytest.fixture
+def counting(tiny: Bagel, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    return Counting(tiny, monkeypatch)
+
+
+def text_rows(model: Bagel, text: str) -> int:
+    return len(model.tokenizer.encode(text, add_special_tokens=False)) + 2
+
+
+def test_a_second_question_costs_its_own_text(tiny: Bagel, counting: Counting) -> None:
+    reading = tiny.read(PHOTO, HALF)
+    vit, vae, rows = counting.since()
+    assert (vit, vae) == (1, 1) and rows == reading.visual_tokens.after + 2
+    first = tiny.answer(reading, "What is this?", decoding=SHORT)
+    assert counting.since() == (0, 0, text_rows(tiny, "What is this?"))
+    tiny.answer(reading, "And the colour of the cup?", decoding=SHORT)
+    assert counting.since() == (0, 0, text_rows(tiny, "And the colour of the cup?"))
+    assert tiny.answer(reading, "What is this?", decoding=SHORT).text == first.text
+
+
+def test_a_second_instruction_or_seed_costs_its_own_text(tiny: Bagel, counting: Counting) -> None:
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    assert counting.since()[:2] == (1, 1), "the latent is encoded once, for anchors and context"
+    red = tiny.edit(reading, "Make it red.", QUICK)
+    assert counting.since() == (0, 0, 2 * text_rows(tiny, "Make it red.")), "full context and texts alone"
+    tiny.edit(reading, "Make it blue.", Sampling(steps=3, seed=5))
+    assert counting.since()[:2] == (0, 0)
+    assert torch.equal(tiny.edit(reading, "Make it red.", QUICK).pixels, red.pixels)
+
+
+def test_another_ratio_does_not_encode_again(tiny: Bagel, counting: Counting) -> None:
+    encoding = tiny.encode(PHOTO)
+    tokens = []
+    for ratio in (1.0, 0.5, 0.25):
+        tokens.append(tiny.read(encoding, Reduction(keep_ratio=ratio, min_tokens=1)).visual_tokens.after)
+    vit, vae, _ = counting.since()
+    assert (vit, vae) == (1, 1) and tokens == [tokens[0], round(tokens[0] * 0.5), round(tokens[0] * 0.25)]
+
+
+def test_understanding_with_all_tokens_never_runs_the_autoencoder(tiny: Bagel, counting: Counting) -> None:
+    tiny.answer(tiny.read(PHOTO), "What is this?", decoding=SHORT)
+    assert counting.since()[:2] == (1, 0)
+
+
+def test_one_reading_serves_both_purposes(tiny: Bagel, counting: Counting) -> None:
+    reading = tiny.read(PHOTO, HALF, purpose="answer")
+    edited = tiny.edit(reading, "Make it red.", QUICK)
+    assert counting.since()[:2] == (1, 1)
+    alone = tiny.edit(tiny.read(PHOTO, HALF, purpose="edit"), "Make it red.", QUICK)
+    assert torch.equal(edited.pixels, alone.pixels)
+
+
+def test_pictures_do_not_depend_on_each_other_before_they_meet_in_a_context(tiny: Bagel) -> None:
+    other = Image.new("RGB", (90, 60), "navy")
+    together, alone = tiny.read([other, PHOTO], HALF), tiny.read(PHOTO, HALF)
+    assert torch.equal(together.reduced[1].features, alone.reduced[0].features)
+    assert torch.equal(together.reduced[1].keep, alone.reduced[0].keep)
+
+
+def test_a_mask_of_any_size_protects_a_region(tiny: Bagel) -> None:
+    mask = torch.zeros(300, 450)
+    mask[:150] = 1.0  # the upper half
+    rows, columns = tiny.encode(PHOTO).pictures[0].prepared.vit_grid
+    kept = tiny.read(PHOTO, HALF, priority=[mask]).reduced[0].keep
+    upper = torch.arange(rows // 2 * columns)
+    assert torch.isin(upper, kept).all()
+    sacrificed = tiny.read(PHOTO, Reduction(0.25, min_tokens=1), priority=[-mask]).reduced[0].keep
+    assert not torch.isin(upper, sacrificed).any()
+
+
+def test_texts_and_pictures_interleave(tiny: Bagel) -> None:
+    other = Image.new("RGB", (90, 60), "navy")
+    inputs = [PHOTO, "is the first,", other, "is the second."]
+    reading = tiny.read(inputs, HALF, purpose="edit")
+    assert reading.size == reading.encoding.pictures[-1].prepared.size
+    plain = tiny.edit(tiny.read([PHOTO, other], HALF, purpose="edit"), "Swap them.", QUICK)
+    assert not torch.equal(tiny.edit(reading, "Swap them.", QUICK).pixels, plain.pixels)
+
+
+@pytest.mark.parametrize("text_scale", [1.0, 4.0])
+def test_guidance_one_by_one_paints_the_same(tiny: Bagel, text_scale: float) -> None:
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    pictures = [
+        tiny.edit(reading, "Red.", Sampling(3, guidance=Guidance(text_scale), batch_guidance=batched)).pixels
+        for batched in (True, False)
+    ]
+    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
+
+
+def test_image_guidance_without_a_picture_costs_no_extra_branch(tiny: Bagel) -> None:
+    from g2tr_core.umm.bagel.conversation import Conversation
+
+    empty = tiny.network.new_context(64, tiny.device)
+    with torch.inference_mode():
+        conversation = Conversation.begin(tiny.network, empty, guided=True).say(torch.tensor([5, 6, 7]))
+    contexts, plan = conversation.branches(image_guidance=True, batched=True)
+    assert len(contexts) == 2 and plan.no_image == 0 and plan.no_text == 1
+
+
+@pytest.mark.parametrize("stage", ["read", "decode", "denoise", "think"])
+def test_a_cancelled_run_leaves_the_reading_as_it_was(tiny: Bagel, stage: str) -> None:
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(name: str, done: int, total: int, preview: torch.Tensor | None = None) -> None:
+        if name == stage:
+            raise Cancelled
+
+    reading = tiny.read(PHOTO, HALF, purpose="edit", think=True)
+    before = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
+    with pytest.raises(Cancelled):
+        tiny.read(PHOTO, HALF, progress=cancel)
+        tiny.answer(reading, "What?", decoding=SHORT, progress=cancel)
+        tiny.edit(reading, "Blue.", QUICK, think=SHORT, progress=cancel)
+    after = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
+    assert torch.equal(before[0].pixels, after[0].pixels) and before[1].text == after[1].text
+
+
+def test_progress_reports_every_step_with_a_preview(tiny: Bagel) -> None:
+    seen = []
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    painting = tiny.edit(reading, "Red.", Sampling(steps=3), progress=lambda *step: seen.append(step))
+    assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 3) for i in (1, 2, 3)]
+    assert seen[-1][3].shape == painting.latent.shape
+    torch.testing.assert_close(seen[-1][3], painting.latent, atol=1e-4, rtol=1e-4)
+
+
+def test_sizes(tiny: Bagel) -> None:
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    width, height = reading.size
+    assert tiny.edit(reading, "Red.", QUICK).pixels.shape == (height, width, 3)
+    assert tiny.edit(reading, "Red.", QUICK, size=(48, 100)).pixels.shape == (96, 48, 3)
+    painting = tiny.imagine("A cup.", QUICK, size=(64, 32))
+    assert painting.pixels.shape == (32, 64, 3) and painting.image.size == (64, 32)
+    assert painting.pixels.min() >= 0 and painting.pixels.max() <= 1
+
+
+def test_a_seed_is_a_picture(tiny: Bagel) -> None:
+    pictures = [tiny.imagine("A cup.", Sampling(steps=3, seed=s), size=(32, 32)).pixels for s in (0, 0, 1)]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+
+
+def test_thinking_changes_the_result_and_is_handed_back(tiny: Bagel) -> None:
+    plain = tiny.imagine("A cup.", QUICK, size=(32, 32))
+    thought = tiny.imagine("A cup.", QUICK, size=(32, 32), think=SHORT)
+    assert thought.thinking and not plain.thinking
+    assert not torch.equal(plain.pixels, thought.pixels)
+
+
+def test_reports_add_up(tiny: Bagel) -> None:
+    reading = tiny.read(PHOTO, HALF)
+    answer = tiny.answer(reading, "What is this?", decoding=SHORT)
+    tokens, kv = answer.report.visual_tokens, answer.report.kv_bytes
+    text = text_rows(tiny, "What is this?")
+    assert kv.after == (tokens.after + 2 + text) * tiny.cost.kv_bytes
+    assert kv.before == (tokens.before + 2 + text) * tiny.cost.kv_bytes
+    assert answer.report.prefill_flops.factor > 1.5
+    assert set(reading.report.ms) == {"prepare", "vit", "vae_encode", "reduction", "prefill"}
+    assert set(answer.report.ms) == {"prefill", "decode"}
+    whole = answer.report.after(reading.report)
+    assert whole.ms["prefill"] == pytest.approx(answer.report.ms["prefill"] + reading.report.ms["prefill"])
+    assert set(whole.as_dict()) == {"visual_tokens", "kv_bytes", "prefill_flops", "ms", "notes"}
+
+
+def test_flops_are_those_of_the_formula_at_full_size() -> None:
+    from g2tr_core.report import Block, Change, DecoderCost
+    from g2tr_core.umm.bagel.config import BagelConfig
+
+    model = copy(load(BAGEL_TINY, dtype=torch.bfloat16))
+    model.config = BagelConfig()
+    assert model.cost == DecoderCost(weights=6_525_288_448, attention_width=100_352, kv_bytes=57_344)
+    flops = model.cost.prefill_flops([Block(Change(10, 5), causal=False), Block(Change(3, 3), causal=True)])
+    pairs = 10 * 10 + 3 * 10 + 6
+    assert flops.before == 2 * 13 * 6_525_288_448 + 4 * pairs * 100_352
+
+
+def test_a_small_picture_says_that_the_encode_does_not_pay(tiny: Bagel) -> None:
+    """On a tiny decoder the autoencoder costs far more than a shorter prefill saves, and the report admits it."""
+    report = tiny.read(PHOTO, HALF).report
+    assert len(report.notes) == 1 and "keep_ratio 1.0" in report.notes[0]
+    assert not tiny.read(PHOTO).report.notes
+    assert not tiny.read(PHOTO, HALF, purpose="edit").report.notes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(tiny: Bagel, dtype: torch.dtype) -> None:
+    half = load(BAGEL_TINY, dtype=dtype, **SMALL)
+    ours, reference = half.read(PHOTO, HALF, purpose="edit"), tiny.read(PHOTO, HALF, purpose="edit")
+    assert len(set(ours.reduced[0].keep.tolist()) & set(reference.reduced[0].keep.tolist())) > 0.8 * len(
+        reference.reduced[0].keep
+    )
+    latents = [m.edit(r, "Red.", QUICK).latent.flatten() for m, r in ((half, ours), (tiny, reference))]
+    assert torch.corrcoef(torch.stack(latents))[0, 1] > 0.98
+
+
+def test_latents_are_in_the_scale_of_flux(tiny: Bagel) -> None:
+    """Scaled and shifted, as the autoencoder wants them back."""
+    painting = tiny.imagine("A cup.", QUICK, size=(32, 32))
+    decoded = (tiny.vae.decode(painting.latent) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+    assert torch.equal(decoded, painting.pixels)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "names"),
+    [
+        (lambda m, r: m.read([]), SettingsError, "inputs"),
+        (lambda m, r: m.read(["only text"]), SettingsError, "inputs"),
+        (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
+        (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
+        (lambda m, r: m.read([3]), ImageError, ""),
+        (lambda m, r: m.read(PHOTO, purpose="paint"), SettingsError, "purpose"),
+        (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
+        (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),
+        (lambda m, r: m.answer(r, None), SettingsError, "question"),
+        (lambda m, r: m.edit(r, 5), SettingsError, "instruction"),
+        (lambda m, r: m.edit(r, "Red.", size=(8, 64)), SettingsError, "width"),
+        (lambda m, r: m.edit(r, "Red.", size=(64, 4096)), SettingsError, "height"),
+        (lambda m, r: m.edit(r, "Red.", size="64x64"), SettingsError, "size"),
+        (lambda m, r: m.edit(r, "Red.", size=(64.5, 64)), SettingsError, "size"),
+        (lambda m, r: m.edit(r, "Red.", QUICK, noise=torch.zeros(3, 64)), SettingsError, "noise"),
+        (lambda m, r: m.imagine(["A cup."]), SettingsError, "prompt"),
+        (lambda m, r: m.imagine("A cup.", size=(0, 64)), SettingsError, "size"),
+    ],
+)
+def test_bad_calls_are_refused_with_advice(tiny: Bagel, call, kind: type[G2TRError], names: str) -> None:
+    with pytest.raises(kind) as caught:
+        call(tiny, tiny.read(PHOTO, HALF))
+    assert names in str(caught.value) and caught.value.fix
+
+
+def test_numbers_that_overflow_are_an_error_not_a_black_picture(tiny: Bagel) -> None:
+    broken = load(BAGEL_TINY, dtype=torch.float32, **SMALL)
+    broken.network.llm2vae.weight = torch.nn.Parameter(torch.full_like(broken.network.llm2vae.weight, torch.nan))
+    with pytest.raises(G2TRError, match="not-a-number"):
+        broken.imagine("A cup.", QUICK, size=(32, 32))
+    broken = load(BAGEL_TINY, dtype=torch.float32, **SMALL)
+    head = broken.network.language_model.lm_head
+    head.weight = torch.nn.Parameter(torch.full_like(head.weight, torch.inf))
+    with pytest.raises(G2TRError, match="not-a-number"):
+        broken.answer(broken.read(PHOTO), "What?", decoding=SHORT)
+
+
+def test_running_out_of_memory_is_advice_and_holds_no_tensors(tiny: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    reading = tiny.read(PHOTO, HALF, purpose="edit")
+    monkeypatch.setattr(tiny.vae, "decode", full)
+    with pytest.raises(G2TRError, match="keep_ratio") as caught:
+        tiny.edit(reading, "Red.", QUICK)
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    monkeypatch.undo()
+    assert tiny.edit(reading, "Red.", QUICK).pixels.isfinite().all()
