@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 from g2tr_core.generation.settings import Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.report import Report
-from g2tr_core.umm.values import Reading, UnifiedModel
+from g2tr_core.umm.contract import UnifiedModel
+from g2tr_core.umm.reading import Reading
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 

@@ -1,18 +1,64 @@
-"""How every public method of a model runs: without gradients, and never handing out what is not a number."""
+"""One run of a model: where it runs, how far it is, what it took, and whether it was cancelled.
+
+Every public method of a model runs under `inference`: without gradients, and with words where memory runs out.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .errors import G2TRError, OutOfMemoryError
+from .report.timing import Stopwatch
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Progress(Protocol):
+    """Told how far a stage is; what it raises cancels the run and leaves everything as before."""
+
+    def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        """`preview` is the latent [16, h, w] as it would come out now, in denoising steps only."""
+
+
+class Run:
+    """What travels through everything that one call of a model does.
+
+    Args:
+        device: where tensors are made.
+        progress: told how far it is; may raise to cancel.
+    """
+
+    def __init__(self, device: torch.device, progress: Progress | None = None) -> None:
+        self.device, self._progress = device, progress
+        self._stopwatch = Stopwatch(device)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block of code; stages of one name add up."""
+        with self._stopwatch.stage(name):
+            yield
+
+    @property
+    def ms(self) -> dict[str, float]:
+        """Milliseconds a stage so far. Waits for the device."""
+        return self._stopwatch.milliseconds()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether previews are worth making."""
+        return self._progress is not None
+
+    def tell(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
+        """Say how far it is; what whoever listens raises passes through."""
+        if self._progress is not None:
+            self._progress(stage, done, total, preview)
 
 
 def inference(function: F) -> F:

@@ -28,9 +28,10 @@ from ..g2tr_core.errors import OutOfMemoryError, SettingsError
 from ..g2tr_core.generation.settings import Decoding, Sampling
 from ..g2tr_core.reduction import Reduction
 from ..g2tr_core.report import Report
-from ..g2tr_core.umm.reading import EncodedInputs, Item
+from ..g2tr_core.umm.contract import UnifiedModel
+from ..g2tr_core.umm.reading import EncodedInputs, Item, Reading
 from ..g2tr_core.umm.registry import LatentSpace, Purpose, Size
-from ..g2tr_core.umm.values import Answer, GeneratedImage, Reading, UnifiedModel
+from ..g2tr_core.umm.values import Answer, GeneratedImage
 from .recent import EncoderCache
 
 MODEL_FOLDER = "unified_models"

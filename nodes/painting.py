@@ -14,8 +14,9 @@ from comfy_api.latest import io
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.generation.settings import Decoding, Guidance, Sampling, check_flow_time
 from ..g2tr_core.report import Report
+from ..g2tr_core.umm.contract import UnifiedModel
 from ..g2tr_core.umm.registry import ImageTask
-from ..g2tr_core.umm.values import GeneratedImage, UnifiedModel
+from ..g2tr_core.umm.values import GeneratedImage
 from . import host
 from .sockets import report_output, thinking_output, verdict
 

@@ -20,9 +20,12 @@ from ..generation.settings import Decoding, Sampling
 from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
 from ..reduction import Reduction
 from ..report import Report
+from ..run import Progress
 from ..umm import load
+from ..umm.contract import UnifiedModel
+from ..umm.reading import Reading
 from ..umm.registry import ImageTask, Purpose
-from ..umm.values import GeneratedImage, Progress, Reading, UnifiedModel
+from ..umm.values import GeneratedImage
 from .demo import draw
 from .options import given
 from .terminal import tell

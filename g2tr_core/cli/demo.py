@@ -8,7 +8,8 @@ from ..embedded import Sample
 from ..figures import token_map
 from ..figures.sheet import BRIGHT, DIM, columns, fitted, lines
 from ..images import open_image
-from ..umm.values import Answer, GeneratedImage, Reading
+from ..umm.reading import Reading
+from ..umm.values import Answer, GeneratedImage
 
 
 def draw(sample: Sample, reading: Reading, answer: Answer, painting: GeneratedImage) -> Image.Image:

@@ -25,7 +25,7 @@ from ..lab.quality.ledger import Ledger
 from ..lab.quality.own_cases import own_edits, own_questions
 from ..lab.quality.summary import Summary, summarise, write_csv
 from ..lab.quality.world_cases import world_edits, world_questions
-from ..umm.values import UnifiedModel
+from ..umm.contract import UnifiedModel
 from . import terminal
 from .commands import load_model
 from .options import loading

@@ -1,11 +1,49 @@
-"""Choosing the next token of a text."""
+"""Writing a text, token by token."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
+from ..run import Run, check_finite
 from .settings import Decoding
+
+
+def decode(
+    logits: Tensor, step: Callable[[Tensor], Tensor], ends: Collection[int], decoding: Decoding, run: Run, stage: str
+) -> list[int]:
+    """Write a text.
+
+    Args:
+        logits: [V] for its first token.
+        step: appends a token, id [1], and gives the logits [V] for the next.
+        ends: ids that end a text; they are left out of it.
+        decoding: length, temperature, seed.
+        run: told how far it is after every token.
+        stage: under which name.
+
+    Returns:
+        Token ids.
+
+    Raises:
+        G2TRError: the network's numbers overflow.
+    """
+    # On the CPU, so that a seed means the same on every machine.
+    generator = torch.Generator("cpu").manual_seed(decoding.seed)
+    check_finite(logits, "text", logits.dtype)
+    ids: list[int] = []
+    while True:
+        token = choose(logits, decoding, generator)
+        chosen = int(token)
+        if chosen in ends:
+            return ids
+        ids.append(chosen)
+        run.tell(stage, len(ids), decoding.max_tokens)
+        if len(ids) == decoding.max_tokens:
+            return ids
+        logits = step(token)
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:

@@ -1,13 +1,17 @@
 """The one place that calls scaled dot-product attention.
 
-PyTorch picks the back end (flash, memory-efficient, plain) per call, and a dense mask would rule flash out. So there is
-never one: an image block sees everything (no mask), text sees its past and is causal over itself (lower-right
-alignment, which flash attention does natively). Grouped queries are expanded only where flash cannot run, because
-the memory-efficient back end, next in line, does not know them. Where neither can run (older AMD cards, Apple's), the
+Keys come in ranges: the rows of a KV prefix, and those of the block that attends, say. PyTorch picks the back end
+(flash, memory-efficient, plain) per call, and a dense mask would rule flash out. So there is none where all rows
+weigh the same: an image block sees everything (no mask), text sees its past and is causal over itself (lower-right
+alignment, which flash attention does natively). Grouped queries are expanded only where flash cannot run, because the
+memory-efficient back end, next in line, does not know them. Where neither can run (older AMD cards, Apple's), the
 plain one would write out all scores at once, gigabytes of them: there, queries take turns.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,80 +22,123 @@ from torch.nn.attention.bias import causal_lower_right
 SCORES = 2**25  # how many may be written out at once where no back end does without: 128 MiB in fp32
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+class KeyValues(NamedTuple):
+    """A range of rows to attend to.
+
+    Args:
+        key: [m, H_kv, D], rotated; or [B, m, H_kv, D] where every sample has rows of its own.
+        value: as `key`.
+        log_weight: [m] fp32, the logarithm of how many tokens each row stands for (proportional attention, ToMe,
+            arXiv 2210.09461, section 3); None where each stands for itself.
+    """
+
+    key: Tensor
+    value: Tensor
+    log_weight: Tensor | None = None
+
+
+def attention(query: Tensor, ranges: Sequence[KeyValues], *, causal: bool = False) -> Tensor:
     """Softmax attention of new tokens over all rows that they may see.
 
     Args:
-        query: [n, H, D] or [B, n, H, D], the last n of the m positions when `causal`.
-        key: [m, H_kv, D] or [B, m, H_kv, D] with H a multiple of H_kv.
-        value: as `key`.
+        query: [n, H, D] or [B, n, H, D], the last n of the m positions of all ranges together when `causal`.
+        ranges: their rows follow one another; H is a multiple of H_kv. Rows without a batch axis serve all samples.
         causal: query i sees keys up to m − n + i; otherwise all m.
 
     Returns:
         [n, H·D] or [B, n, H·D] in the dtype of `query`.
     """
+    return _attention(query, _joined(ranges, query), causal)
+
+
+def attention_weights(query: Tensor, ranges: Sequence[KeyValues], last: Tensor | None = None) -> Tensor:
+    """What softmax attention gives each row: for methods that choose tokens by it, for a few queries.
+
+    Args:
+        query: [R, H, D], rotated.
+        ranges: as `attention`, without a batch axis.
+        last: [R] int64, the last row that each query may see; None lets all see all.
+
+    Returns:
+        [H, R, m] fp32; each row adds up to 1.
+    """
+    key, _, log_weight = _joined(ranges, query)
+    heads = query.shape[1]
+    keys = key.float().repeat_interleave(heads // key.shape[1], dim=1).transpose(0, 1)  # [H, m, D]
+    scores = query.float().transpose(0, 1) @ keys.transpose(1, 2) / query.shape[-1] ** 0.5  # [H, R, m]
+    if log_weight is not None:
+        scores = scores + log_weight
+    if last is not None:
+        rows = torch.arange(key.shape[0], device=key.device)
+        scores = scores.masked_fill(rows > last[:, None], -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def _joined(ranges: Sequence[KeyValues], query: Tensor) -> KeyValues:
+    """All ranges as one; a single one as it is, without a copy.
+
+    Joining copies the rows of one layer, which costs little beside attending to them (a step of BAGEL-7B at 1024 px
+    reads 53 MB a layer and branch and computes 760 GFLOP with them), and a prefix stays as it is for others.
+    """
+    if len(ranges) == 1:
+        return ranges[0]
+    batch = query.shape[:-3]
+    key, value = (
+        torch.cat([part if part.ndim == query.ndim else part.expand(*batch, *part.shape) for part in parts], dim=-3)
+        for parts in ([each.key for each in ranges], [each.value for each in ranges])
+    )
+    if all(each.log_weight is None for each in ranges):
+        return KeyValues(key, value)
+    weights = [
+        each.key.new_zeros(each.key.shape[-3], dtype=torch.float32) if each.log_weight is None else each.log_weight
+        for each in ranges
+    ]
+    return KeyValues(key, value, torch.cat(weights))
+
+
+def _attention(query: Tensor, rows: KeyValues, causal: bool) -> Tensor:
+    key, value, log_weight = rows
     q, k, v = (x.transpose(-3, -2) for x in (query, key, value))  # [..., heads, rows, D]
     if query.ndim == 3:
         q, k, v = (x.unsqueeze(0) for x in (q, k, v))
-    new, rows = query.shape[-3], key.shape[-3]
-    upper_left = causal and 1 < new == rows  # what `is_causal` means
+    elif key.ndim == 3:
+        k, v = (x.expand(len(q), *x.shape) for x in (k, v))
+    new, seen = query.shape[-3], key.shape[-3]
+    upper_left = log_weight is None and causal and 1 < new == seen  # what `is_causal` means
     grouped = q.shape[1] != k.shape[1]
-    if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, None, 0.0, upper_left, True)):
+    mask = None if log_weight is None else log_weight.to(q.dtype).expand(1, 1, new, seen)
+    if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, mask, 0.0, upper_left, True)):
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         grouped = False
-    turn = max(1, SCORES // (q.shape[0] * q.shape[1] * rows))
-    if turn < new and _writes_scores(q, k, v, upper_left, grouped):
-        return _in_turns(query, key, value, causal, turn)
-    lower_right: Tensor | None = causal_lower_right(new, rows) if causal and 1 < new < rows else None
-    out = F.scaled_dot_product_attention(q, k, v, lower_right, is_causal=upper_left, enable_gqa=grouped)
+    turn = max(1, SCORES // (q.shape[0] * q.shape[1] * seen))
+    masked = mask is not None and causal and new > 1  # the one case in which a dense mask is made
+    if turn < new and (masked or _writes_scores(q, k, v, mask, upper_left, grouped)):
+        return _in_turns(query, rows, causal, turn)
+    if mask is not None and masked:
+        unseen = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu(seen - new + 1)
+        mask = mask.masked_fill(unseen, -torch.inf)
+    elif mask is None and causal and 1 < new < seen:
+        mask = causal_lower_right(new, seen)
+    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=upper_left, enable_gqa=grouped)
     return out.transpose(-3, -2).reshape(*query.shape[:-2], -1)
 
 
-def _writes_scores(q: Tensor, k: Tensor, v: Tensor, causal: bool, grouped: bool) -> bool:
+def _writes_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, grouped: bool) -> bool:
     """Whether no back end can attend without writing out the scores of every query and key."""
     if q.is_cuda:
-        call = SDPAParams(q, k, v, None, 0.0, causal, grouped)
+        call = SDPAParams(q, k, v, mask, 0.0, causal, grouped)
         return not (can_use_flash_attention(call) or can_use_efficient_attention(call))
     return q.device.type != "cpu"
 
 
-def _in_turns(query: Tensor, key: Tensor, value: Tensor, causal: bool, turn: int) -> Tensor:
+def _in_turns(query: Tensor, rows: KeyValues, causal: bool, turn: int) -> Tensor:
     """`attention`, so many queries at a time; each turn sees the keys that its last query may see."""
-    new, rows = query.shape[-3], key.shape[-3]
+    new, total = query.shape[-3], rows.key.shape[-3]
     parts = []
     for start in range(0, new, turn):
         end = min(start + turn, new)
-        seen = rows - new + end if causal else rows
-        queries, keys, values = query[..., start:end, :, :], key[..., :seen, :, :], value[..., :seen, :, :]
-        parts.append(attention(queries, keys, values, causal=causal))
+        seen = total - new + end if causal else total
+        key, value = (x[..., :seen, :, :] for x in (rows.key, rows.value))
+        log_weight = None if rows.log_weight is None else rows.log_weight[:seen]
+        parts.append(attention(query[..., start:end, :, :], [KeyValues(key, value, log_weight)], causal=causal))
     return torch.cat(parts, dim=-2)
-
-
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary position embedding, half-split layout.
-
-    Args:
-        positions: [..., n] integers.
-        head_dim: D, even.
-        theta: the base of the wavelengths.
-
-    Returns:
-        Two fp32 tensors [..., n, 1, D/2], to broadcast over heads.
-    """
-    steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.float()[..., None] / theta**steps  # [..., n, D/2]
-    return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the two halves of every head: x [..., n, H, D] -> the same shape and dtype, computed in fp32."""
-    cos, sin = table
-    first, second = x.chunk(2, dim=-1)
-    if torch.is_grad_enabled():  # training: nothing is written in place, and half precision will do
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    out = torch.empty_like(x)
-    out_first, out_second = out.chunk(2, dim=-1)
-    out_first.copy_(first * cos - second * sin)  # fp32 until it is stored: the table is
-    out_second.copy_(second * cos + first * sin)
-    return out

@@ -1,35 +1,45 @@
-"""The KV cache of a conversation: append-only rows, allocated ahead, forked by length.
+"""KV prefixes: what a model has read, as immutable values that any number of texts and denoisers may continue.
 
-A `KVCache` holds the rows of one branch. A `Context` is a value: "the first `length` rows, next rope position
-`position`". Appending to a context gives a new one and leaves the old one usable, so the text-guidance context is
-just an earlier context of the same cache, and every question starts again from the context of the pictures. Appending
-to an earlier context overwrites what came after it; contexts that lose their rows that way are refused, not misread.
+A `KVCache` holds rows; a `KVPrefix` is a value: "these rows, next rope id `position`". Nothing ever overwrites the
+rows of a prefix that somebody holds. Writing behind a prefix (`write`) goes on in the same cache where its tail is
+free, which costs nothing; where another continuation holds the tail (a second question on another thread, the texts
+that guidance compares with), the rows go into a cache of their own, and attention sees both ranges. So a reading, the
+instruction behind it and several denoisers share rows without a lock and without a copy.
 
-A denoising block attends to a context *and* to itself, for every guidance branch, at every step, without being
-remembered. Attention without a mask does not care about the order of keys, so `Canvas` opens one gap of block size
-behind the shortest context of a cache: each branch then sees one contiguous range of rows, and no cache is copied.
+The rows that a layer keeps may differ from layer to layer: methods that prune inside the decoder leave later layers
+fewer. Each row has a log-weight, None where every row stands for itself (see `attention.KeyValues`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .attention import attention
+from .attention import KeyValues, attention, attention_weights
 
 
-class KVCache(nn.Module):
-    """Post-rotary keys and values of every layer. A module, so that a memory manager can count and move its rows.
+class _Claim:
+    """Holds rows: they stay as long as it, or a later claim on the same cache, lives."""
+
+    __slots__ = ("__weakref__", "before")
+
+    def __init__(self, before: _Claim | None) -> None:
+        self.before = before
+
+
+class KVCache:
+    """Post-rotary keys and values of every layer.
 
     Args:
         layers: number of decoder layers.
         kv_heads: key/value heads.
         head_dim: channels a head.
-        capacity: rows to allocate at once; `reserve` grows it (a copy, so size it ahead).
+        capacity: rows to allocate at once; writing more grows it (a copy, so size it ahead).
         dtype: of keys and values.
         device: where they live.
     """
@@ -37,226 +47,255 @@ class KVCache(nn.Module):
     def __init__(
         self, layers: int, kv_heads: int, head_dim: int, *, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        super().__init__()
-        shape = (2, layers, capacity, kv_heads, head_dim)  # [key/value, layer, row, head, channel]
-        self._rows: Tensor
-        self.register_buffer("_rows", torch.empty(shape, dtype=dtype, device=device))
-        self._blocks: tuple[int, ...] = ()  # which appends the rows hold now, in order
-        self._appended = 0  # blocks ever appended; names each one
-        self._gap_open = False
+        shape = (2, capacity, kv_heads, head_dim)  # [key/value, row, head, channel]
+        self._rows = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self._log_weights: list[Tensor | None] = [None] * layers  # [capacity] fp32 each
+        self._root = _Claim(None)
+        self._claims: list[weakref.ref[_Claim]] = []  # live ones are a chain; the last live one is the tip
+        self._lock = threading.Lock()
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return len(self._rows)
 
     @property
     def capacity(self) -> int:
         """Rows that fit without growing."""
-        return self._rows.shape[2]
+        return self._rows[0].shape[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return self._rows.element_size() * self._rows.numel()
+        weights = [weight for weight in self._log_weights if weight is not None]
+        return sum(tensor.nbytes for tensor in (*self._rows, *weights))
 
     @property
     def dtype(self) -> torch.dtype:
         """Of keys and values."""
-        return self._rows.dtype
+        return self._rows[0].dtype
 
     @property
     def device(self) -> torch.device:
         """Where the rows live."""
-        return self._rows.device
+        return self._rows[0].device
 
-    def empty(self) -> Context:
-        """The context before anything was appended."""
-        return Context(self)
+    def to(self, device: torch.device) -> None:
+        """Move the rows. Must not happen while something is written or attended to."""
+        self._rows = [rows.to(device) for rows in self._rows]
+        self._log_weights = [None if weight is None else weight.to(device) for weight in self._log_weights]
+
+    def like(self, capacity: int) -> KVCache:
+        """An empty one of the same shape."""
+        heads, channels = self._rows[0].shape[2:]
+        return KVCache(self.layers, heads, channels, capacity=capacity, dtype=self.dtype, device=self.device)
+
+    def empty(self) -> KVPrefix:
+        """The prefix before anything was written."""
+        return KVPrefix(self, (0,) * self.layers, 0, None, self._root)
+
+    def claim(self, behind: _Claim) -> _Claim | None:
+        """The tail behind a claim, or None where a later claim holds it."""
+        with self._lock:
+            while self._claims and self._claims[-1]() is None:
+                self._claims.pop()
+            tip = self._claims[-1]() if self._claims else self._root
+            if tip is not behind:
+                return None
+            taken = _Claim(behind)
+            self._claims.append(weakref.ref(taken))
+            return taken
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` rows in all. Growing copies the rows in use, once."""
-        if rows <= self.capacity:
+        """Make room for `rows` rows in all. Growing copies the rows in use, a layer at a time."""
+        for layer, old in enumerate(self._rows):
+            if rows <= old.shape[1]:
+                continue
+            grown = old.new_empty(2, rows, *old.shape[2:])
+            grown[:, : old.shape[1]] = old
+            self._rows[layer] = grown
+            weight = self._log_weights[layer]
+            if weight is not None:
+                self._log_weights[layer] = torch.cat((weight, weight.new_zeros(rows - len(weight))))
+
+    def view(self, layer: int, rows: int) -> KeyValues:
+        """The first `rows` rows of a layer, as views."""
+        weight = self._log_weights[layer]
+        key, value = self._rows[layer][:, :rows].unbind()
+        return KeyValues(key, value, None if weight is None else weight[:rows])
+
+    def put(self, layer: int, start: int, key: Tensor, value: Tensor, log_weight: Tensor | None) -> None:
+        """Write rows [n, H_kv, D] of a layer from row `start` on; log_weight [n] or None for 0."""
+        stop = start + len(key)
+        self._rows[layer][0, start:stop] = key
+        self._rows[layer][1, start:stop] = value
+        known = self._log_weights[layer]
+        if known is None and log_weight is None:
             return
-        kinds, layers, _, heads, channels = self._rows.shape
-        grown = self._rows.new_empty(kinds, layers, rows, heads, channels)
-        grown[:, :, : self.capacity] = self._rows
-        self._rows = grown
-
-    def append(self, context: Context, rows: int, *, advance: int, causal: bool) -> Append:
-        """Start a block behind `context`; whatever was appended behind it before is given up.
-
-        Args:
-            context: of this cache.
-            rows: how many tokens the block has.
-            advance: by how much the rope position moves on.
-            causal: whether the block is causal over itself (text) or bidirectional (pictures).
-
-        Raises:
-            RuntimeError: `context` is stale (its rows were overwritten), or a `Canvas` is open on the cache.
-        """
-        self.check(context)
-        if self._gap_open:
-            raise RuntimeError("cannot append to a context while a canvas is open on its cache")
-        self.reserve(context.length + rows)
-        self._appended += 1
-        self._blocks = (*context.blocks, self._appended)
-        grown = Context(self, context.length + rows, context.position + advance, self._blocks)
-        return Append(grown, start=context.length, position=context.position, causal=causal)
-
-    def check(self, context: Context) -> None:
-        """Raise RuntimeError unless the rows of `context` are still the ones that it was made with."""
-        if context.cache is not self or self._blocks[: len(context.blocks)] != context.blocks:
-            raise RuntimeError("stale context: its rows were overwritten by an append to an earlier context")
-
-    def layer(self, layer: int, rows: int) -> tuple[Tensor, Tensor]:
-        """The first `rows` keys and values of one layer, as views [rows, H_kv, D]."""
-        return self._rows[0, layer, :rows], self._rows[1, layer, :rows]
-
-    @contextmanager
-    def gap(self, start: int, used: int, rows: int) -> Iterator[None]:
-        """Move rows `start` … `used` up by `rows` for a while (see `Canvas`)."""
-        if self._gap_open:
-            raise RuntimeError("another canvas is open on this cache")
-        self.reserve(used + rows)
-        self._move(start, used, start + rows)
-        self._gap_open = True
-        try:
-            yield
-        finally:
-            self._move(start + rows, used + rows, start)
-            self._gap_open = False
-
-    def _move(self, start: int, end: int, to: int) -> None:
-        """Copy rows `start` … `end` to `to` and on: a layer at a time, for there may be little memory left."""
-        for layer in self._rows.flatten(0, 1).unbind():
-            layer[to : to + end - start] = layer[start:end].clone()
+        if known is None:
+            known = self._log_weights[layer] = torch.zeros(self._rows[layer].shape[1], device=key.device)
+        known[start:stop] = 0.0 if log_weight is None else log_weight
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """The first `length` rows of a cache, and the rope position of the next block."""
+class KVPrefix:
+    """Rows that were read, and the rope id of what comes next. Never overwritten while somebody holds it.
 
-    cache: KVCache
-    length: int = 0
-    position: int = 0
-    blocks: tuple[int, ...] = field(default=(), repr=False)
-
-    def branch(self, capacity: int) -> Context:
-        """The same context in a cache of its own, to be continued in another way. Copies its rows: for texts only."""
-        _, layers, _, heads, channels = self.cache._rows.shape
-        own = KVCache(
-            layers,
-            heads,
-            channels,
-            capacity=max(capacity, self.length),
-            dtype=self.cache.dtype,
-            device=self.cache.device,
-        )
-        own._rows[:, :, : self.length] = self.cache._rows[:, :, : self.length]
-        own._blocks, own._appended = self.blocks, self.cache._appended
-        return replace(self, cache=own)
-
-    def same_as(self, other: Context) -> bool:
-        """Whether both see the same rows at the same position."""
-        return self.cache is other.cache and self.blocks == other.blocks and self.position == other.position
-
-
-@dataclass(frozen=True)
-class Append:
-    """One block on its way into the cache: what the decoder calls at every layer.
-
-    `context` is the grown context, to be used once every layer has attended.
+    Args:
+        cache: holds the rows behind `base`.
+        lengths: how many rows of `cache` each layer has.
+        position: next rope id.
+        base: what lies before, in other caches; None where `cache` holds everything.
+        claim: keeps the rows.
     """
 
-    context: Context
-    start: int  # first row of the block
-    position: int  # rope position of the block's first token
-    causal: bool
+    cache: KVCache
+    lengths: tuple[int, ...]
+    position: int
+    base: KVPrefix | None
+    claim: _Claim
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write this block's keys and values, and attend to everything so far.
+    @property
+    def length(self) -> int:
+        """Rows of the first layer, which keeps everything."""
+        return self.rows(0)
+
+    def rows(self, layer: int) -> int:
+        """Rows of a layer."""
+        return self.lengths[layer] + (0 if self.base is None else self.base.rows(layer))
+
+    @property
+    def rows_by_layer(self) -> tuple[int, ...]:
+        """Rows of every layer."""
+        return tuple(self.rows(layer) for layer in range(self.cache.layers))
+
+    def ranges(self, layer: int) -> list[KeyValues]:
+        """All rows of a layer, as views of one range a cache."""
+        before = [] if self.base is None else self.base.ranges(layer)
+        return [*before, self.cache.view(layer, self.lengths[layer])] if self.lengths[layer] or not before else before
+
+    def caches(self) -> list[KVCache]:
+        """Every cache that holds rows of it."""
+        return [*([] if self.base is None else self.base.caches()), self.cache]
+
+    def write(self, rows: int) -> Writer:
+        """Go on behind it with at most `rows` rows; the prefix itself stays as it is."""
+        taken = self.cache.claim(self.claim)
+        if taken is not None:
+            self.cache.reserve(max(self.lengths) + rows)
+            return Writer(self.cache, list(self.lengths), self.base, taken)
+        own = self.cache.like(rows)
+        claim = own.claim(own.empty().claim)
+        assert claim is not None, "nobody else knows the new cache"
+        return Writer(own, [0] * own.layers, self, claim)
+
+
+class Writer:
+    """Blocks on their way into a cache: what the decoder attends through while it prefills or decodes.
+
+    At every layer, blocks come in their order. `seen` holds the attention of watched rows.
+
+    Args:
+        cache: where rows go.
+        ends: for each layer, how many rows there are so far.
+        base: what lies before, in other caches.
+        claim: on the tail of `cache`.
+    """
+
+    def __init__(self, cache: KVCache, ends: list[int], base: KVPrefix | None, claim: _Claim) -> None:
+        self._cache, self._ends, self._base, self._claim = cache, ends, base, claim
+        self._open = True
+        self.watched: dict[int, Sequence[int]] = {}  # by layer: rows of the block that comes next
+        self.seen: dict[int, Tensor] = {}  # by layer: [H, R, m] fp32, see `attention_weights`
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """Write a block's rows, and attend to everything so far.
 
         Args:
             layer: decoder layer.
             query: [1, n, H, D], rotated.
             key: [1, n, H_kv, D], rotated.
             value: [1, n, H_kv, D].
+            causal: whether the block is causal over itself (text) or bidirectional (pictures).
+            log_weight: [n] fp32, or None for 0.
 
         Returns:
             [1, n, H·D].
         """
-        self.remember(layer, key, value)
-        keys, values = self.context.cache.layer(layer, self.context.length)
-        return attention(query[0], keys, values, causal=self.causal).unsqueeze(0)
+        self.remember(layer, key, value, log_weight=log_weight)
+        ranges = self._ranges(layer)
+        if layer in self.watched:
+            rows = torch.tensor(self.watched[layer], device=query.device)
+            behind = sum(len(each.key) for each in ranges) - query.shape[1]
+            self.seen[layer] = attention_weights(query[0, rows], ranges, behind + rows if causal else None)
+        return attention(query[0], ranges, causal=causal).unsqueeze(0)
 
-    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write this block's keys and values ([1, n, H_kv, D]) without attending: all that the last layer needs."""
-        keys, values = self.context.cache.layer(layer, self.context.length)
-        keys[self.start :] = key[0]
-        values[self.start :] = value[0]
+    def remember(self, layer: int, key: Tensor, value: Tensor, *, log_weight: Tensor | None = None) -> None:
+        """Write a block's keys and values ([1, n, H_kv, D]) without attending: all that the last layer needs."""
+        assert self._open, "a finished writer's rows belong to its prefix"
+        self._cache.put(layer, self._ends[layer], key[0], value[0], log_weight)
+        self._ends[layer] += key.shape[1]
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """For each layer, how many rows of its cache there are so far."""
+        return tuple(self._ends)
 
-class Canvas:
-    """Room for a denoising block beside one or more contexts, held open for all steps of a run.
+    def finish(self, *marks: tuple[tuple[int, ...], int]) -> list[KVPrefix]:
+        """The prefixes behind what was written; nothing more can be written.
 
-    In every cache that the contexts use, the rows behind the shortest context move up by `rows`, once. The gap takes
-    the block's keys and values at each layer; a context of length n then attends to rows 0 … n + `rows`. Branches take
-    turns in the gap, so several guidance branches may share a cache. Closing moves the rows back.
+        Args:
+            marks: for each, the `ends` that there were, and the next rope id; in order.
+        """
+        self._open = False
+        prefixes: list[KVPrefix] = []
+        for ends, position in marks:
+            if prefixes:  # a claim each, so that a shorter prefix does not go on over the rows of a longer one
+                claim = self._cache.claim(self._claim)
+                assert claim is not None, "the writer holds the tail"
+                self._claim = claim
+            prefixes.append(KVPrefix(self._cache, ends, position, self._base, self._claim))
+        return prefixes
 
-    Use as a context manager: while it is open, nothing can be appended to these caches.
-
-    Args:
-        contexts: one a branch; the block's tokens see them and themselves.
-        rows: tokens of the block.
-    """
-
-    def __init__(self, contexts: Sequence[Context], rows: int) -> None:
-        self.contexts = tuple(contexts)
-        self.rows = rows
-        self._gap_start: dict[KVCache, int] = {}
-        self._closing = ExitStack()
-
-    def __enter__(self) -> Canvas:
-        """Open the gaps; RuntimeError where a context is stale or another canvas is open on its cache."""
-        with ExitStack() as opened:
-            for cache in {context.cache: None for context in self.contexts}:
-                mine = [context for context in self.contexts if context.cache is cache]
-                shortest, longest = min(c.length for c in mine), max(c.length for c in mine)
-                for context in mine:
-                    cache.check(context)
-                opened.enter_context(cache.gap(shortest, longest, self.rows))
-                self._gap_start[cache] = shortest
-            self._closing = opened.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closing.close()
-
-    def branches(self, chosen: slice) -> Branches:
-        """What some of the branches attend to, as the decoder's memory."""
-        contexts = self.contexts[chosen]
-        return Branches(tuple((context, self._gap_start[context.cache]) for context in contexts), self.rows)
+    def _ranges(self, layer: int) -> list[KeyValues]:
+        before = [] if self._base is None else self._base.ranges(layer)
+        return [*before, self._cache.view(layer, self._ends[layer])]
 
 
 @dataclass(frozen=True)
-class Branches:
-    """The decoder's memory for one forward pass over some branches of an open canvas."""
+class ScratchBlock:
+    """A denoising block beside its prefixes: it attends to them and to itself, and leaves nothing behind.
 
-    contexts: tuple[tuple[Context, int], ...]  # with the first row of the gap in each context's cache
-    rows: int
+    Samples are ordered by prefix: with two prefixes and three seeds, samples 0–2 see the first one.
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Let every branch's block attend to its context and to itself.
+    Args:
+        prefixes: one a CFG branch. Others may read and continue them at the same time.
+    """
+
+    prefixes: Sequence[KVPrefix]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """Let every sample's block attend to its prefix and to itself.
 
         Args:
             layer: decoder layer.
-            query: [B, n, H, D], rotated, one a branch.
+            query: [B, n, H, D], rotated.
             key: [B, n, H_kv, D], rotated.
             value: [B, n, H_kv, D].
+            causal: False; a denoising block is bidirectional.
+            log_weight: None; every token of the block stands for itself.
 
         Returns:
             [B, n, H·D].
         """
+        each = len(query) // len(self.prefixes)
         out = []
-        for branch, (context, gap) in enumerate(self.contexts):
-            keys, values = context.cache.layer(layer, context.length + self.rows)
-            keys[gap : gap + self.rows] = key[branch]
-            values[gap : gap + self.rows] = value[branch]
-            out.append(attention(query[branch], keys, values))
-        return torch.stack(out) if len(out) > 1 else out[0].unsqueeze(0)
+        for branch, prefix in enumerate(self.prefixes):
+            mine = slice(branch * each, (branch + 1) * each)
+            ranges = [*prefix.ranges(layer), KeyValues(key[mine], value[mine], log_weight)]
+            out.append(attention(query[mine], ranges, causal=causal))
+        return torch.cat(out) if len(out) > 1 else out[0]

@@ -1,7 +1,7 @@
 """What a result cost: tokens, bytes, operations and milliseconds, with and without the reduction."""
 
-from .cost import Block, Change, DecoderCost
+from .cost import Change, DecoderCost, PrefilledBlock
 from .report import Report
 from .timing import Stopwatch
 
-__all__ = ["Block", "Change", "DecoderCost", "Report", "Stopwatch"]
+__all__ = ["Change", "DecoderCost", "PrefilledBlock", "Report", "Stopwatch"]

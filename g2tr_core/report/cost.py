@@ -1,19 +1,22 @@
-"""What a result cost: tokens, bytes, operations and milliseconds, with and without the reduction.
+"""What prefilling costs, counted layer by layer.
 
-Prefill operations count a multiplication and an addition as two. A block of n new tokens behind p cached ones costs
+Operations count a multiplication and an addition as two. In a layer, a block of n new tokens behind p cached ones
+costs
 
-    2 · n · W  +  4 · A · layers · heads · head_dim,
+    2 · n · W  +  4 · A · heads · head_dim,
 
-W being the weights of the decoder's matrices that one token passes (q, k, v, o, gate, up, down of one expert, all
-layers) and A the attended pairs: n · (p + n) for a picture block, n · p + n · (n + 1) / 2 for a causal text block.
-Every layer counts whole, though prefill leaves the last one's output out. Encoders are not in it; their time is in
-`ms`.
+W being the weights of the layer's matrices that one token passes (q, k, v, o, gate, up, down of one expert) and A the
+attended pairs: n · (p + n) for a picture block, n · p + n · (n + 1) / 2 for a causal text block. n and p may differ
+from layer to layer, where a method drops rows inside the decoder. Every layer counts whole, though prefill leaves the
+last one's output out. Encoders are not in it; their time is in the report's `ms`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from ..nn.sizes import DecoderSizes
 
 
 @dataclass(frozen=True)
@@ -33,47 +36,63 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One prefilled block of the main context: its tokens with full and with reduced pictures."""
+class PrefilledBlock:
+    """One block of the main context.
 
-    tokens: Change
+    Args:
+        before: its tokens with all visual tokens.
+        after: its tokens as they were prefilled, for each layer.
+        causal: whether it is causal over itself.
+    """
+
+    before: int
+    after: tuple[int, ...]
     causal: bool
 
 
 @dataclass(frozen=True)
 class DecoderCost:
-    """What one token costs in a decoder.
+    """What one token costs in a layer of a decoder.
 
     Args:
-        weights: matrix weights that a token passes, all layers, one expert.
-        attention_width: layers · heads · head_dim.
-        kv_bytes: bytes of keys and values a token, all layers.
+        layers: how many there are.
+        weights: matrix weights that a token passes in a layer, one expert.
+        attention_width: heads · head_dim.
+        kv_bytes_a_layer: bytes of keys and values a token.
     """
 
+    layers: int
     weights: int
     attention_width: int
-    kv_bytes: int
+    kv_bytes_a_layer: int
 
     @classmethod
-    def of(cls, sizes: Any, itemsize: int) -> DecoderCost:
-        """The cost in a grouped-query decoder with gated feed-forward layers.
-
-        Args:
-            sizes: a model's configuration: hidden_size, intermediate_size, layers, heads, kv_heads, head_dim.
-            itemsize: bytes a value in the cache.
-        """
+    def of(cls, sizes: DecoderSizes, itemsize: int) -> DecoderCost:
+        """The cost in a grouped-query decoder with gated feed-forward layers; `itemsize` is bytes a value."""
         inner, kv_inner = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-        a_layer = sizes.hidden_size * (2 * inner + 2 * kv_inner + 3 * sizes.intermediate_size)
-        return cls(sizes.layers * a_layer, sizes.layers * inner, 2 * sizes.layers * kv_inner * itemsize)
+        weights = sizes.hidden_size * (2 * inner + 2 * kv_inner + 3 * sizes.intermediate_size)
+        return cls(sizes.layers, weights, inner, 2 * kv_inner * itemsize)
 
-    def prefill_flops(self, blocks: list[Block]) -> Change:
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values a token, all layers."""
+        return self.layers * self.kv_bytes_a_layer
+
+    def prefill_flops(self, blocks: Sequence[PrefilledBlock]) -> Change:
         """Operations of prefilling the blocks one after the other (formula: module docstring)."""
-        return Change(
-            self._flops([(block.tokens.before, block.causal) for block in blocks]),
-            self._flops([(block.tokens.after, block.causal) for block in blocks]),
+        before = self.layers * self._flops([(block.before, block.causal) for block in blocks])
+        after = sum(
+            self._flops([(block.after[layer], block.causal) for block in blocks]) for layer in range(self.layers)
         )
+        return Change(before, after)
 
-    def _flops(self, blocks: list[tuple[int, bool]]) -> int:
+    def kept_bytes(self, blocks: Sequence[PrefilledBlock]) -> Change:
+        """Bytes of the keys and values of all blocks."""
+        before = sum(block.before for block in blocks) * self.kv_bytes
+        return Change(before, sum(sum(block.after) for block in blocks) * self.kv_bytes_a_layer)
+
+    def _flops(self, blocks: Sequence[tuple[int, bool]]) -> int:
+        """In one layer."""
         total, past = 0, 0
         for tokens, causal in blocks:
             pairs = tokens * past + (tokens * (tokens + 1) // 2 if causal else tokens * tokens)

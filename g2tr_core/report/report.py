@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .cost import Block, Change, DecoderCost
+from .cost import Change, DecoderCost, PrefilledBlock
 
 
 @dataclass
@@ -24,11 +25,11 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, cost: DecoderCost, blocks: list[Block], visual_tokens: Change, ms: dict[str, float]) -> Report:
+    def of(
+        cls, cost: DecoderCost, blocks: Sequence[PrefilledBlock], visual_tokens: Change, ms: dict[str, float]
+    ) -> Report:
         """What a result behind these blocks cost."""
-        rows = sum((block.tokens for block in blocks), Change())
-        kv_bytes = Change(rows.before * cost.kv_bytes, rows.after * cost.kv_bytes)
-        return cls(visual_tokens, kv_bytes, cost.prefill_flops(blocks), ms)
+        return cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms)
 
     def note_encode_cost(self) -> None:
         """Say so where the autoencoder and the reduction took longer than the shorter prefill saves.

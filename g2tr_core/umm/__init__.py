@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..checkpoints.stored import StoredTensor
-    from .values import UnifiedModel
+    from .contract import UnifiedModel
 
 LARGEST_HEADER = 2**24  # bytes of a safetensors header that are looked at; BAGEL's has about 200,000
 
@@ -27,7 +27,7 @@ def load(
     device: torch.device | str = "cpu",
     weights_device: torch.device | str | None = None,
     **options: Any,
-) -> UnifiedModel:
+) -> UnifiedModel[Any, Any]:
     """Load a model from its weights: a released folder or a single file, recognised by the names of its tensors.
 
     Args:
@@ -43,7 +43,7 @@ def load(
     known = _registered(_tensors(Path(path).expanduser())) or models()[0]  # whose loader explains what it is instead
     module, name = known.implementation
     kind = getattr(import_module(module, __name__), name)
-    model: UnifiedModel = kind.load(path, device=device, weights_device=weights_device, **options)
+    model: UnifiedModel[Any, Any] = kind.load(path, device=device, weights_device=weights_device, **options)
     return model
 
 

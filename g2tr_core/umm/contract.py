@@ -1,55 +1,94 @@
-"""What all models do alike: reading, painting, and the accounts of both. A model fills in what is abstract here."""
+"""What every unified multimodal model offers, and what a model says of itself to offer it.
+
+A model reads pictures once (`read`), and the reading then serves any number of questions (`answer`), instructions
+(`edit`) and seeds. Command, nodes and experiments know models only through this page. What all models do alike stands
+here; a model fills in what is abstract.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 from ..checkpoints.stored import check_device
+from ..errors import SettingsError
+from ..generation.flow import Branches, Denoiser, denoise
+from ..generation.guidance import Rule
 from ..generation.settings import Decoding, Sampling
+from ..generation.solvers import SolverName, solver
+from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
-from ..report import Block, DecoderCost, Report, Stopwatch
-from ..run import check_finite, inference
-from .job import Job, Painted
-from .reading import (
-    EncodedInputs,
-    EncodedPicture,
-    Grid,
-    Item,
-    PictureReading,
-    Prepared,
-    min_tokens_note,
-    reduce_pictures,
-)
-from .registry import ImageTask, LatentSpace, Purpose, Size, SizeRange
-from .values import Answer, Footprint, GeneratedImage, Input, Progress, Source
+from ..report import DecoderCost, PrefilledBlock, Report
+from ..run import Progress, Run, check_finite, inference
+from .memory_estimate import MemoryEstimate
+from .reading import EncodedInputs, EncodedPicture, Item, Prepared, Reading, min_tokens_note, reduce_pictures
+from .registry import Facts, ImageTask, LatentSpace, Purpose, Size, SizeRange
+from .values import Answer, GeneratedImage, Grid, Input, Source
 
-R = TypeVar("R", bound=PictureReading)
-M = TypeVar("M", bound="PictureModel[Any]")
+R = TypeVar("R", bound=Reading)
+C = TypeVar("C")
+M = TypeVar("M", bound="UnifiedModel[Any, Any]")
 
 
-class PictureModel(ABC, Generic[R]):
-    """A model: networks, tokenizer, and the device that runs them.
+@dataclass(frozen=True)
+class Written:
+    """A text that a model wrote, and what was prefilled before it."""
+
+    text: str
+    thinking: str
+    blocks: Sequence[PrefilledBlock]
+
+
+@dataclass(frozen=True)
+class Conditioned(Generic[C]):
+    """What a denoiser works beside.
 
     Args:
-        parts: what the model's `checkpoint.load_parts` loaded: `config`, `network` and `vae` among it.
-        device: where contexts, rows and inputs are made; the weights too, unless their layers follow their input.
+        branches: the contexts that guidance compares.
+        blocks: of the full context, for the report.
+        thinking: what the model wrote to itself first.
+        notes: for the report.
     """
 
-    latent_space: ClassVar[LatentSpace]
-    thinking: ClassVar[Decoding]
+    branches: Branches[C]
+    blocks: Sequence[PrefilledBlock]
+    thinking: str = ""
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+class UnifiedModel(ABC, Generic[R, C]):
+    """A model that reads, answers and makes images. `R` is its kind of reading, `C` what its denoiser works beside.
+
+    Attributes:
+        config: sizes.
+        network: all weights but the autoencoder's.
+        vae: the autoencoder.
+
+    Args:
+        compute_dtype: of activations and KV caches.
+        device: where prefixes and inputs are made, and so where results are. May be set at any time; the weights may
+            lie elsewhere where their layers follow their input (`operations` of a memory manager).
+    """
+
+    facts: ClassVar[Facts]
+    solver: ClassVar[SolverName]
+    rule: ClassVar[Rule]
     load_parts: ClassVar[Callable[..., Any]]
 
-    def __init__(self, parts: Any, device: torch.device | str = "cpu") -> None:
-        self.config, self.network, self.vae = parts.config, parts.network, parts.vae
-        self.device = torch.device(device)
+    config: DecoderSizes
+    network: nn.Module
+    vae: nn.Module
+
+    def __init__(self, compute_dtype: torch.dtype, device: torch.device | str) -> None:
+        self.compute_dtype, self.device = compute_dtype, torch.device(device)
 
     @classmethod
     def load(
@@ -62,12 +101,20 @@ class PictureModel(ABC, Generic[R]):
     ) -> M:
         """Load a released folder or a single-file repack; see `umm.load`."""
         device = check_device(device, ())
-        return cls(cls.load_parts(path, device=device if weights_device is None else weights_device, **options), device)
+        parts = cls.load_parts(path, device=device if weights_device is None else weights_device, **options)
+        return cls(parts, device)  # type: ignore[call-arg]  # every model is built from its parts
+
+    # --- what it is --------------------------------------------------------------------------------------------------
 
     @property
-    def compute_dtype(self) -> torch.dtype:
-        """Of activations and KV caches."""
-        return self.network.compute_dtype
+    def thinking(self) -> Decoding:
+        """How the authors let it think."""
+        return self.facts.thinking
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """What its latents mean."""
+        return self.facts.latent_space
 
     @property
     def cost(self) -> DecoderCost:
@@ -75,27 +122,29 @@ class PictureModel(ABC, Generic[R]):
         return DecoderCost.of(self.config, self.compute_dtype.itemsize)
 
     @property
-    @abstractmethod
     def default_size(self) -> Size:
-        """Of a painting where nothing else says one."""
+        """Of a generated picture where nothing else says one."""
+        return self.facts.default_size
 
     @property
-    @abstractmethod
     def sides(self) -> SizeRange:
         """What `edit` and `imagine` take as sides."""
+        return self.facts.sides
+
+    def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
+        """The authors' settings for a task, or those that the checkpoint brings."""
+        return (self.facts.thinking_sampling if think else self.facts.sampling)[task]
 
     @property
     @abstractmethod
-    def memory_estimate(self) -> Footprint:
+    def memory_estimate(self) -> MemoryEstimate:
         """How much memory runs need."""
 
-    @abstractmethod
-    def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
-        """The authors' settings for a task, or those that the checkpoint brings."""
+    # --- what it offers ----------------------------------------------------------------------------------------------
 
     @inference
     def encode(self, inputs: Input | Sequence[Input]) -> EncodedInputs:
-        """Run the ViT over every picture.
+        """Run the ViT over every picture: the part of `read` that no setting changes.
 
         Args:
             inputs: one picture, or pictures and texts in order.
@@ -104,19 +153,19 @@ class PictureModel(ABC, Generic[R]):
             ImageError: a picture cannot be read.
             SettingsError: a text holds signs that the model reads as something else.
         """
-        watch = Stopwatch(self.device)
+        run = Run(self.device)
         items: list[Item] = []
         for entry in [inputs] if isinstance(inputs, (str, Path, Image.Image, Tensor)) else inputs:
             if isinstance(entry, str):
                 self.check_text("inputs", entry)
                 items.append(entry)
                 continue
-            with watch.stage("prepare"):
+            with run.stage("prepare"):
                 prepared = self.prepare(entry)
-            with watch.stage("vit"):
+            with run.stage("vit"):
                 features = self.visual_features(prepared)
             items.append(EncodedPicture(prepared, features))
-        return EncodedInputs(tuple(items), watch.milliseconds())
+        return EncodedInputs(tuple(items), run.ms)
 
     @inference
     def read(
@@ -132,7 +181,7 @@ class PictureModel(ABC, Generic[R]):
         """Read pictures, and texts between them: everything that does not depend on the question.
 
         Args:
-            inputs: as `encode`, or an `EncodedInputs` to read again with another reduction.
+            inputs: as `encode`, or `EncodedInputs` to read again with another reduction.
             reduction: how to reduce visual tokens; None keeps all of them.
             purpose: what to prefill for; the other purpose is prefilled when it is first asked for.
             think: prefill for an answer or edit that thinks first.
@@ -144,22 +193,22 @@ class PictureModel(ABC, Generic[R]):
         """
         checks.one_of("purpose", purpose, ("answer", "edit"))
         self.check_thinking(purpose, think)
-        encoding = inputs if isinstance(inputs, EncodedInputs) else self.encode(inputs)
-        watch = Stopwatch(self.device)
+        encoded = inputs if isinstance(inputs, EncodedInputs) else self.encode(inputs)
+        run = Run(self.device, progress)
         reduction = reduction or Reduction(keep_ratio=1.0)
-        reduced = reduce_pictures(self, encoding, reduction, priority, watch, progress)
-        reading = self.new_reading(encoding, reduction, reduced)
-        blocks = self.prefill(reading, purpose, think, watch)
-        reading.report = self.report(reading, blocks, watch)
-        if encoding is not inputs:
-            reading.report.ms = {**encoding.ms, **reading.report.ms}
+        reduced = reduce_pictures(self, encoded, reduction, priority, run)
+        reading = self.new_reading(encoded, reduction, reduced)
+        blocks = self.prefill(reading, purpose, think, run)
+        reading.report = self.report(reading, blocks, run)
+        if encoded is not inputs:
+            reading.report.ms = {**encoded.ms, **reading.report.ms}
         if reading.held_by_min_tokens:
             reading.report.notes.append(min_tokens_note(reduction))
         if purpose == "answer":
             reading.report.note_encode_cost()
         return reading
 
-    @abstractmethod
+    @inference
     def answer(
         self,
         reading: R,
@@ -171,12 +220,21 @@ class PictureModel(ABC, Generic[R]):
     ) -> Answer:
         """Answer a question about a reading. Costs the question's own tokens and the answer's.
 
-        With `think` the model reasons first, and its reasoning is handed back apart from the answer. `progress` is told
-        after every token, as stage `decode`.
+        Args:
+            reading: what `read` returned.
+            question: a text; what an empty one means is up to the model.
+            decoding: length, temperature, seed.
+            think: reason first; the reasoning is handed back apart from the answer.
+            progress: told after every token, as stage `decode`.
 
         Raises:
             SettingsError: the question is not a text, or the model cannot think before an answer.
         """
+        self.check_text("question", question)
+        self.check_thinking("answer", think)
+        run = Run(self.device, progress)
+        written = self.write(reading, question, decoding or Decoding(), think, run)
+        return Answer(written.text, written.thinking, self.report(reading, written.blocks, run))
 
     @inference
     def edit(
@@ -190,22 +248,23 @@ class PictureModel(ABC, Generic[R]):
         noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> GeneratedImage:
-        """Paint a reading anew as the instruction says.
+        """Make the picture that a reading becomes as the instruction says.
 
         Args:
             reading: what `read` returned; with `purpose="edit"` it is prefilled already.
-            instruction: a text; empty paints from the pictures alone.
+            instruction: a text; empty goes by the pictures alone.
             sampling: steps, guidance, seed; None is `default_sampling`.
             size: (width, height) in pixels, see `sides`; None for the last picture's own.
             think: how to write the plan that the model makes first; None does without.
-            noise: latent to start from instead of the seed's, in the model's own layout.
+            noise: [16, h, w] latent to start from instead of the seed's.
             progress: told after every token of thinking, as stage `think`, and after every step, as stage `denoise`.
 
         Raises:
             SettingsError: a setting is outside its limits.
         """
         self.check_text("instruction", instruction)
-        return self._paint(reading, "edit", instruction, sampling, size or reading.size, think, noise, progress)
+        size = size or reading.size or self.default_size
+        return self._generate(reading, "edit", instruction, sampling, None, size, think, noise, progress)[0]
 
     @inference
     def imagine(
@@ -218,29 +277,60 @@ class PictureModel(ABC, Generic[R]):
         noise: Tensor | None = None,
         progress: Progress | None = None,
     ) -> GeneratedImage:
-        """Paint from a text alone; arguments as `edit`, None being `default_size`."""
+        """Make a picture from a text alone; arguments as `edit`, None being `default_size`."""
         self.check_text("prompt", prompt)
         size = size or self.default_size
-        return self._paint(self.blank(), "imagine", prompt, sampling, size, think, noise, progress)
+        return self._generate(self.blank(), "imagine", prompt, sampling, None, size, think, noise, progress)[0]
+
+    @inference
+    def edit_seeds(
+        self,
+        reading: R,
+        instruction: str,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        size: Size | None = None,
+        think: Decoding | None = None,
+        progress: Progress | None = None,
+    ) -> list[GeneratedImage]:
+        """As `edit`, one picture a seed, denoised together: weights are read once a step for all of them."""
+        self.check_text("instruction", instruction)
+        size = size or reading.size or self.default_size
+        return self._generate(reading, "edit", instruction, sampling, seeds, size, think, None, progress)
+
+    @inference
+    def imagine_seeds(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        size: Size | None = None,
+        think: Decoding | None = None,
+        progress: Progress | None = None,
+    ) -> list[GeneratedImage]:
+        """As `imagine`, one picture a seed, denoised together."""
+        self.check_text("prompt", prompt)
+        size = size or self.default_size
+        return self._generate(self.blank(), "imagine", prompt, sampling, seeds, size, think, None, progress)
 
     def blank(self) -> R:
         """A reading of nothing, behind which a picture is imagined."""
         return self.new_reading(EncodedInputs(()), Reduction(keep_ratio=1.0), ())
 
-    def latent_of(self, picture: EncodedPicture, watch: Stopwatch) -> Tensor:
+    def latent_of(self, picture: EncodedPicture, run: Run) -> Tensor:
         """The picture's latent [16, H/8, W/8], encoded when first needed: for anchors and editing alike."""
         if picture.latent is None:
-            with watch.stage("vae_encode"):
-                picture.latent = self.vae.encode(picture.prepared.vae_pixels.to(self.device))
+            with run.stage("vae_encode"):
+                picture.latent = self.encode_latent(picture.prepared.vae_pixels.to(self.device))
         return picture.latent
 
-    def report(self, reading: R, blocks: Sequence[Block], watch: Stopwatch) -> Report:
+    def report(self, reading: R, blocks: Sequence[PrefilledBlock], run: Run) -> Report:
         """What a result behind these blocks of the main context cost."""
-        return Report.of(self.cost, list(blocks), reading.visual_tokens, watch.milliseconds())
+        return Report.of(self.cost, blocks, reading.visual_tokens, run.ms)
 
-    @abstractmethod
-    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
-        """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
+    # --- what a model says of itself ---------------------------------------------------------------------------------
 
     @abstractmethod
     def prepare(self, picture: Source) -> Prepared:
@@ -251,20 +341,49 @@ class PictureModel(ABC, Generic[R]):
         """Run the ViT: [N, C] visual tokens after the connector."""
 
     @abstractmethod
-    def new_reading(self, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]) -> R:
+    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
+        """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
+
+    @abstractmethod
+    def new_reading(self, encoded: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]) -> R:
         """A reading with nothing prefilled yet."""
 
     @abstractmethod
-    def prefill(self, reading: R, purpose: Purpose, think: bool, watch: Stopwatch) -> Sequence[Block]:
+    def prefill(self, reading: R, purpose: Purpose, think: bool, run: Run) -> Sequence[PrefilledBlock]:
         """Prefill what every prompt of a purpose shares; the blocks of the main context."""
 
     @abstractmethod
-    def latent_grid(self, size: Size) -> Grid:
-        """Rows and columns of a painting's latent, in the model's own unit; raises SettingsError."""
+    def write(self, reading: R, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
+        """Prefill a question and decode the answer."""
 
     @abstractmethod
-    def paint(self, reading: R, job: Job) -> Painted:
-        """From a reading to a latent."""
+    def condition(
+        self, reading: R, task: ImageTask, text: str, sampling: Sampling, think: Decoding | None, grid: Grid, run: Run
+    ) -> Conditioned[C]:
+        """Prefill an instruction or prompt, think if asked to, and set up what guidance compares.
+
+        `grid` is (h, w) of the latent that will be made.
+        """
+
+    @abstractmethod
+    def denoiser(self, grid: Grid) -> Denoiser[C]:
+        """The velocity of latents of (h, w)."""
+
+    @abstractmethod
+    def latent_grid(self, size: Size) -> Grid:
+        """(h, w) of the latent of a picture of this size; raises SettingsError."""
+
+    @abstractmethod
+    def starting_noise(self, seed: int, grid: Grid) -> Tensor:
+        """Standard normal noise [16, h, w] fp32 on the CPU, the same on every machine."""
+
+    @abstractmethod
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """The autoencoder: [3, H, W] of -1 … 1 -> [16, H/8, W/8] fp32."""
+
+    @abstractmethod
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """The autoencoder: [16, h, w] -> [3, 8h, 8w] fp32, about -1 … 1."""
 
     @abstractmethod
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
@@ -276,25 +395,54 @@ class PictureModel(ABC, Generic[R]):
 
     def check_thinking(self, purpose: Purpose, think: bool) -> None:
         """Refuse to think where the model was not trained to."""
+        if think and purpose not in self.facts.thinks_before:
+            raise SettingsError(
+                f"{self.facts.name} does not reason before an {purpose}",
+                where="think",
+                fix="Turn it off; it can reason before it makes an image",
+            )
 
-    def _paint(
+    def _generate(
         self,
         reading: R,
         task: ImageTask,
         text: str,
         sampling: Sampling | None,
-        size: Any,
+        seeds: Sequence[int] | None,
+        size: Size,
         think: Decoding | None,
         noise: Tensor | None,
         progress: Progress | None,
-    ) -> GeneratedImage:
+    ) -> list[GeneratedImage]:
+        """Every image goes this way: condition, denoise, decode."""
         size = checks.size("size", size)
-        grid, watch = self.latent_grid(size), Stopwatch(self.device)
+        grid, run = self.latent_grid(size), Run(self.device, progress)
         sampling = sampling or self.default_sampling(task, think=think is not None)
-        painted = self.paint(reading, Job(task, text, grid, sampling, think, noise, progress, watch))
-        with watch.stage("vae_decode"):
-            decoded = self.vae.decode(painted.latent)
-        check_finite(decoded, "picture", self.compute_dtype)
-        report = self.report(reading, painted.blocks, watch)
-        report.notes += painted.notes
-        return GeneratedImage(self.pixels(decoded, size), painted.latent, painted.thinking, report)
+        start = self._start(noise, [sampling.seed] if seeds is None else seeds, grid).to(self.device)
+        conditioned = self.condition(reading, task, text, sampling, think, grid, run)
+        with run.stage("denoise"):
+            steps = solver(self.solver, sampling, self.device)
+            latents = denoise(self.denoiser(grid), start, conditioned.branches, sampling, type(self).rule, steps, run)
+        with run.stage("vae_decode"):
+            decoded = [self.decode_latent(latent) for latent in latents]
+        for picture in decoded:
+            check_finite(picture, "picture", self.compute_dtype)
+        report = self.report(reading, conditioned.blocks, run)
+        report.notes += conditioned.notes
+        return [
+            GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report)
+            for picture, latent in zip(decoded, latents, strict=True)
+        ]
+
+    def _start(self, noise: Tensor | None, seeds: Sequence[int], grid: Grid) -> Tensor:
+        """[B, 16, h, w] to start from."""
+        if not seeds:
+            raise SettingsError("there is none", where="seeds", fix="Give at least one")
+        for seed in seeds:
+            checks.seed(seed)
+        if noise is None:
+            return torch.stack([self.starting_noise(seed, grid) for seed in seeds])
+        shape = self.starting_noise(0, grid).shape
+        if noise.shape != shape:
+            raise SettingsError(f"is {list(noise.shape)}", where="noise", fix=f"Give {list(shape)} for this size")
+        return noise.unsqueeze(0)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..generation.settings import Decoding, Sampling
+from .reading import Reading
 from .registry import Purpose, Size
-from .values import Reading
 
 
 @dataclass(frozen=True)
-class PictureFootprint(ABC):
-    """See `interface.Footprint`.
+class MemoryEstimate(ABC):
+    """Bytes that a run of one model needs beside its weights.
 
     Args:
         kv_bytes: keys and values of a token, all layers.
@@ -39,12 +39,12 @@ class PictureFootprint(ABC):
 
     def editing(self, reading: Reading, size: Size, sampling: Sampling, think: Decoding | None) -> int:
         """What the reading lacks, the plan, and the larger of a step's and the autoencoder's activations."""
-        painting = self._painting(_sizes(reading), size, sampling, think)
+        painting = self._generating(_sizes(reading), size, sampling, think)
         return self._lacking(reading, "edit", think is not None) + painting
 
     def imagining(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
         """As editing, and the context, for which there is no reading."""
-        return self.kept([], "edit") + self._painting([], size, sampling, think)
+        return self.kept([], "edit") + self._generating([], size, sampling, think)
 
     def _lacking(self, reading: Reading, purpose: Purpose, think: bool) -> int:
         """What it takes to prefill a reading for a purpose that it was not read for."""
@@ -53,7 +53,7 @@ class PictureFootprint(ABC):
     def _texts(self, decoding: Decoding) -> int:
         return decoding.max_tokens * self.kv_bytes
 
-    def _painting(self, pictures: Sequence[Size], size: Size, sampling: Sampling, think: Decoding | None) -> int:
+    def _generating(self, pictures: Sequence[Size], size: Size, sampling: Sampling, think: Decoding | None) -> int:
         thought = self._texts(think) if think is not None else 0
         return thought + max(self.step(pictures, size, sampling), self.decoding(size))
 

@@ -6,6 +6,7 @@ pictures alone; a reading adds the reduction, and whatever a model prefills from
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
@@ -15,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..nn.kv_cache import KVCache
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
-from ..report import Change, Report, Stopwatch
-from .registry import Size
-from .values import Progress, TokenView
-
-Grid = tuple[int, int]
+from ..report import Change, Report
+from ..run import Run
+from .registry import Purpose, Size
+from .values import Grid, TokenView
 
 
 class Prepared(Protocol):
@@ -68,7 +69,7 @@ Item = EncodedPicture | str
 
 @dataclass(frozen=True)
 class EncodedInputs:
-    """Pictures and texts in order, encoded. Depends on nothing but them, so every reduction may share it."""
+    """Pictures and texts in order, encoded. Depend on nothing but them, so every reduction may share them."""
 
     items: tuple[Item, ...]
     ms: dict[str, float] = field(default_factory=dict, compare=False)
@@ -84,13 +85,16 @@ class EncodedInputs:
         return [item for item in self.items if isinstance(item, str)]
 
     def to(self, device: torch.device) -> EncodedInputs:
-        """The same on another device; this one stays where it is."""
+        """The same on another device; these stay where they are."""
         return replace(self, items=tuple(item if isinstance(item, str) else item.to(device) for item in self.items))
 
 
 @dataclass
-class PictureReading:
+class Reading(ABC):
     """Pictures read with a reduction; models add what they prefill.
+
+    Any number of questions, instructions and seeds may use it, from several threads too: what was read is never
+    overwritten (see `nn.kv_cache`).
 
     Args:
         encoding: the encoders' output.
@@ -132,16 +136,36 @@ class PictureReading:
         return [picture.features if reduced is None else reduced.features for picture, reduced in pairs]
 
     @property
+    def kept(self) -> list[Tensor]:
+        """[K] int64 for each picture: which of its tokens stay."""
+        pairs = zip(self.encoding.pictures, self.reduced, strict=True)
+        return [
+            torch.arange(len(picture.features), device=picture.features.device) if reduced is None else reduced.keep
+            for picture, reduced in pairs
+        ]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of everything that `to` moves."""
         pictures = [tensor for picture in self.encoding.pictures for tensor in (picture.features, picture.latent)]
         kept = [reduced.features for reduced in self.reduced if reduced is not None]
-        return sum(tensor.nbytes for tensor in pictures + kept if tensor is not None)
+        caches = {id(cache): cache.nbytes for cache in self.caches()}
+        return sum(tensor.nbytes for tensor in pictures + kept if tensor is not None) + sum(caches.values())
+
+    @abstractmethod
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether nothing more is to be prefilled before a prompt of this purpose."""
+
+    @abstractmethod
+    def caches(self) -> list[KVCache]:
+        """Those that hold what was prefilled; one may be named twice."""
 
     def to(self, device: torch.device) -> None:
         """Move all of it. Must not happen while the model works on the reading."""
         self.encoding = self.encoding.to(device)
         self.reduced = tuple(reduced and _reduced_on(reduced, device) for reduced in self.reduced)
+        for cache in {id(cache): cache for cache in self.caches()}.values():
+            cache.to(device)
 
     def token_views(self) -> list[TokenView]:
         """One a picture, on the CPU."""
@@ -173,7 +197,7 @@ class LatentGuide(Protocol):
 
     device: torch.device
 
-    def latent_of(self, picture: EncodedPicture, watch: Stopwatch) -> Tensor:
+    def latent_of(self, picture: EncodedPicture, run: Run) -> Tensor:
         """The picture's latent, encoded when first needed."""
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
@@ -185,8 +209,7 @@ def reduce_pictures(
     encoding: EncodedInputs,
     reduction: Reduction,
     priority: Sequence[Tensor | None] | None,
-    watch: Stopwatch,
-    progress: Progress | None,
+    run: Run,
 ) -> tuple[Reduced | None, ...]:
     """Where a model meets the paper: one call of `reduce` a picture, with anchors from its latent.
 
@@ -195,8 +218,7 @@ def reduce_pictures(
         encoding: the pictures.
         reduction: the settings; where they keep everything, no latent is made.
         priority: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
-        watch: times the stages `vae_encode` and `reduction`.
-        progress: told after every picture, as stage `read`.
+        run: times the stages `vae_encode` and `reduction`; told after every picture, as stage `read`.
 
     Raises:
         SettingsError: there is no picture, or not one mask a picture.
@@ -210,17 +232,16 @@ def reduce_pictures(
         raise SettingsError(what, where="priority", fix="Give one a picture")
     results: list[Reduced | None] = []
     for picture, mask in zip(pictures, masks, strict=True):
-        results.append(None if reduction.is_identity else _reduce(model, picture, reduction, mask, watch))
-        if progress is not None:
-            progress("read", len(results), len(pictures))
+        results.append(None if reduction.is_identity else _reduce(model, picture, reduction, mask, run))
+        run.tell("read", len(results), len(pictures))
     return tuple(results)
 
 
 def _reduce(
-    model: LatentGuide, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, watch: Stopwatch
+    model: LatentGuide, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, run: Run
 ) -> Reduced:
-    latent = model.latent_of(picture, watch)
-    with watch.stage("reduction"):
+    latent = model.latent_of(picture, run)
+    with run.stage("reduction"):
         anchors, anchor_grid = model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
         priority = None if mask is None else mask_to_priority(mask.to(model.device), grid)

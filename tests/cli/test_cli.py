@@ -27,7 +27,7 @@ from g2tr_core.embedded import PHOTO
 from g2tr_core.figures import token_map
 from g2tr_core.generation.settings import Decoding, Renorm
 from g2tr_core.reduction import SELECTIONS, Reduction
-from g2tr_core.umm.bagel.defaults import AUTHORS
+from g2tr_core.umm.bagel.facts import BAGEL
 from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import ImageTask
@@ -415,7 +415,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", ["ask", "edit", "imagine", "tokens"])
     def test_defaults_are_the_settings(self, command: str, name: str, model: Any) -> None:
         task: ImageTask = "edit" if command == "edit" else "imagine"
-        sampling = model.default_sampling(SimpleNamespace(sampling=AUTHORS), task)
+        sampling = model.default_sampling(SimpleNamespace(sampling=BAGEL.sampling), task)
         settings = {**vars(sampling), **vars(sampling.guidance), **vars(Reduction()), **vars(Decoding())}
         settings["max_tokens"] = Decoding().max_tokens if command == "ask" else model.thinking.max_tokens
         settings["interval"] = " ".join(f"{bound:g}" for bound in sampling.guidance.interval)

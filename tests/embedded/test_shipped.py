@@ -26,7 +26,7 @@ from g2tr_core.lab.world.edits import EDIT_CLASSES
 from g2tr_core.lab.world.questions import QUESTION_TYPES
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
-from g2tr_core.umm.values import UnifiedModel
+from g2tr_core.umm.contract import UnifiedModel
 
 HALF = Condition(0.5, "balanced", "mean")
 

@@ -19,9 +19,9 @@ from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.model import Bagel
+from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import models
-from g2tr_core.umm.values import UnifiedModel
 from tests.goldens import BAGEL_TINY
 
 MODELS = {BAGEL_TINY: Bagel, INTERNVLU: InternVLU}

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...generation.settings import Decoding
-from ...umm.values import Reading, UnifiedModel
+from ...umm.contract import UnifiedModel
+from ...umm.reading import Reading
 from .cases import Case, Question
 from .conditions import GUESS, Condition, read
 from .ledger import Ledger

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...reduction import SELECTIONS, Reduction
 from ...reduction.methods.controls import CONTROLS
-from ...umm.reading import EncodedInputs, EncodedPicture
+from ...umm.contract import UnifiedModel
+from ...umm.reading import EncodedInputs, EncodedPicture, Reading
 from ...umm.registry import Purpose
-from ...umm.values import Reading, UnifiedModel
 
 
 @dataclass(frozen=True)

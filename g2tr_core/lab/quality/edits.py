@@ -21,7 +21,8 @@ from ...errors import ImageError
 from ...generation.settings import Sampling
 from ...images import open_image, to_tensor
 from ...report import Stopwatch
-from ...umm.values import Reading, UnifiedModel
+from ...umm.contract import UnifiedModel
+from ...umm.reading import Reading
 from .cases import Case, Edit
 from .conditions import FULL, Condition, read
 from .ledger import Ledger

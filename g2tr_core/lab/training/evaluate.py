@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...generation.sampling import timesteps
+from ...generation.solvers import flow_times
 from ..world.questions import Question
 from .examples import Example
 from .losses import Learner
@@ -54,7 +54,7 @@ def _edits(learner: Learner, visual: Tensor, part: Sequence[Example], scores: di
     texts = learner.writer.write([(target.edit.instruction, (), None) for target in targets])
     clean, changed = (torch.stack([getattr(target, name) for target in targets]) for name in ("latent", "changed"))
     latent = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
-    for now, after in pairwise(timesteps(STEPS + 1, learner.recipe.shift)):
+    for now, after in pairwise(flow_times(STEPS, learner.recipe.shift)):
         velocity = learner.paint(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device)).velocity
         latent = latent - velocity * (now - after)
     to_target = (latent - clean).square().mean(-1)  # [B, 49]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...umm.bagel.preprocess import patchify
+from ...nn.patches import patchify
 from ...umm.bagel.vae import LATENT_CHANNELS, SCALE, SHIFT, Autoencoder
 from ..world.edits import EDIT_CLASSES, Edit, edit
 from ..world.questions import QUESTION_TYPES, Question, ask
@@ -150,7 +150,7 @@ class Factory:
         x = (pixels * 2 - 1).bfloat16().contiguous(memory_format=torch.channels_last)
         moments = torch.cat([self.autoencoder.kl.encoder(part) for part in x.split(32)])
         latent = SCALE * (moments[:, :LATENT_CHANNELS].float() - SHIFT)
-        return torch.vmap(lambda one: patchify(one, 2))(latent)
+        return patchify(latent, 2, "pqc")
 
     def _edits(self, scene: Scene) -> Iterator[Edit]:
         while True:
@@ -160,7 +160,7 @@ class Factory:
 
 
 def _patches(drawn: Rendered) -> Tensor:
-    return torch.vmap(lambda x: patchify(x, VIT_PATCH))(drawn.pixels * 2 - 1).bfloat16()
+    return patchify(drawn.pixels * 2 - 1, VIT_PATCH, "pqc").bfloat16()
 
 
 def label(sources: Sequence[Scene], drawn: Rendered, patch: int) -> list[Labels]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...nn.decoder import Block, Layer
 from ...umm.bagel.network import BagelNetwork
 from ..world.questions import Question
 from ..world.scene import COLORS, KINDS
@@ -59,8 +60,8 @@ class Heads(nn.Module):
         }
 
 
-class GeneratedImage(NamedTuple):
-    """What came of painting: velocities [B, 49, 64], what was attended to, and the same rows halfway, [B, 49, C]."""
+class Denoised(NamedTuple):
+    """What came of a denoising block: velocities [B, 49, 64], what was attended to, those rows halfway [B, 49, C]."""
 
     velocity: Tensor
     memory: Suffix
@@ -110,8 +111,7 @@ class Learner:
     def understand(self, visual: Tensor) -> Prefix:
         """The context of questions: the ViT block alone."""
         prefix = Prefix()
-        positions = torch.zeros(1, device=self.device)
-        self.network.language_model.model.remember(visual, None, positions, prefix)
+        self._remember(Block(visual, None, torch.zeros(1, device=self.device), 1, causal=False), prefix)
         return prefix
 
     def behold(self, visual: Tensor, latent: Tensor) -> Prefix:
@@ -124,7 +124,7 @@ class Learner:
         mask = torch.zeros(len(is_visual), len(is_visual), device=self.device, dtype=self.dtype)
         mask.masked_fill_(~is_visual[:, None] & is_visual[None, :], NEVER)
         prefix = Prefix(mask)
-        self.network.language_model.model.remember(und, gen, is_visual.float(), prefix)
+        self._remember(Block(und, gen, is_visual.float(), 2, causal=False), prefix)
         return prefix
 
     def say(self, prefix: Prefix, texts: Texts, group: int) -> tuple[Tensor, Suffix]:
@@ -135,10 +135,10 @@ class Learner:
         mask.masked_fill_(_later(rows, self.device), NEVER)
         memory = Suffix(prefix, group, mask, (self.recipe.ground_nouns, self.recipe.ground_finals))
         positions = 1.0 + torch.arange(rows, device=self.device)
-        hidden, _ = self.network.language_model.model(und, None, positions, memory)
+        hidden, _ = self.network.language_model.model(Block(und, None, positions, rows, causal=True), memory)
         return hidden, memory
 
-    def paint(self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor) -> GeneratedImage:
+    def paint(self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor) -> Denoised:
         """Noisy latents [B·group, 49, 64] at times [B·group], behind pictures and instructions."""
         count, rows = texts.ids.shape
         position = 0.0 if prefix is None else 2.0
@@ -163,10 +163,19 @@ class Learner:
         memory = Suffix(prefix, group, mask, (recipe.ground_nouns, recipe.ground_finals, recipe.ground_cells))
         decoder = self.network.language_model.model
         halfway: list[Tensor] = []
-        hook = decoder.layers[recipe.foresee].register_forward_hook(lambda *call: halfway.append(call[2][1]))
-        _, hidden = decoder(und, gen, positions, memory)
+        hook = decoder.layers[recipe.foresee].register_forward_hook(lambda *call: halfway.append(call[2].gen))
+        _, hidden = decoder(Block(und, gen, positions, 0, causal=False), memory)
         hook.remove()
-        return GeneratedImage(self.network.llm2vae(hidden).float(), memory, halfway[0])
+        return Denoised(self.network.llm2vae(hidden).float(), memory, halfway[0])
+
+    def _remember(self, block: Block, prefix: Prefix) -> None:
+        """Run a block for the rows that it leaves; the last layer's output, which nobody reads, is left out."""
+        decoder = self.network.language_model.model
+        rotary = decoder.rotary(block)
+        *body, last = cast(Sequence[Layer], decoder.layers)
+        for index, layer in enumerate(body):
+            block = layer(block, rotary, prefix, index)
+        last.remember(block, rotary, prefix, len(body))
 
     def _latent(self, patches: Tensor, time: Tensor) -> Tensor:
         gen = self.network.latent_features(patches) + self.network.time_embedder(time, self.dtype)[:, None]
@@ -223,7 +232,7 @@ class Learner:
         painting, truth = self._flow(None, texts, 1, torch.stack([one.latent for one in captions]))
         return {"caption": F.mse_loss(painting.velocity, truth)}
 
-    def _flow(self, prefix: Prefix | None, texts: Texts, group: int, clean: Tensor) -> tuple[GeneratedImage, Tensor]:
+    def _flow(self, prefix: Prefix | None, texts: Texts, group: int, clean: Tensor) -> tuple[Denoised, Tensor]:
         chance = torch.randn(len(clean), device=self.device).sigmoid()
         time = self.recipe.shift * chance / (1 + (self.recipe.shift - 1) * chance)
         noise = torch.randn_like(clean)

@@ -23,14 +23,16 @@ class Prefix:
     mask: Tensor | None = None
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `decoder.Memory`."""
         self.remember(layer, key, value)
         logits = _scaled(query).transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [B, H, P, P]
         chances = (logits if self.mask is None else logits + self.mask).softmax(-1)
         return (chances @ value.transpose(1, 2)).transpose(1, 2).flatten(2)
 
-    def remember(self, layer: int, key: Tensor, value: Tensor) -> None:
+    def remember(self, layer: int, key: Tensor, value: Tensor, *, log_weight: Tensor | None = None) -> None:
         """Keep rows without attending."""
         self.rows.append((key, value))
 
@@ -55,7 +57,9 @@ class Suffix:
     watched: tuple[int, ...] = ()
     looks: dict[int, Tensor] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
+    ) -> Tensor:
         """See `decoder.Memory`."""
         grouped = (-1, self.group)
         query = _scaled(query)

@@ -15,11 +15,10 @@ from ...checkpoints.stored import StoredTensor, files_of, plain
 from ...checkpoints.tokenizer import check_vocabulary
 from ...generation.settings import Sampling
 from ..registry import ImageTask
-from .config import BagelConfig, ResizeRule
-from .defaults import AUTHORS, read_sampling, vae_groups
+from .config import VIT, BagelConfig, ResizeRule, read_config, read_sampling, vae_groups
+from .facts import BAGEL
 from .layout import GET_BAGEL, find_parts
 from .network import BagelNetwork, SpecialTokens
-from .sizes import VIT, read_config
 from .tokenizer import load_tokenizer, special_tokens
 from .vae import Autoencoder, load_autoencoder
 
@@ -44,7 +43,7 @@ class Parts:
     vae: Autoencoder
     tokenizer: Any
     tokens: SpecialTokens
-    sampling: Mapping[ImageTask, Sampling] = field(default_factory=lambda: AUTHORS)
+    sampling: Mapping[ImageTask, Sampling] = field(default_factory=lambda: BAGEL.sampling)
 
 
 def load_parts(

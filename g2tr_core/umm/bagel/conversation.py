@@ -1,25 +1,63 @@
-"""The three contexts that guidance needs, kept in step as texts and pictures are added.
+"""What was said and shown to BAGEL so far, as the three contexts that its guidance needs.
 
 - `full`: everything.
-- `no_text`: everything but the last text; with a picture last it equals `full`, and text guidance does nothing.
-- `texts`: the texts alone. Until the first picture comes it *is* the full context, prefilled once.
+- `no_text`: everything but the last text; with a picture last it *is* `full`, and text guidance does nothing.
+- `texts`: the texts alone. Until the first picture comes it is the full context, prefilled once.
 
-`no_text` is always an earlier context of the full one's cache. Only the texts part ways, into a small cache of
-their own.
+`no_text` is always an earlier prefix of the full one. Only the texts part ways, into rows of their own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from ...generation.sampling import BranchPlan
-from ...nn.kv_cache import Context
-from ...report import Block, Change
+from ...generation.flow import Branches
+from ...nn.decoder import Block, Pruning
+from ...nn.kv_cache import KVCache, KVPrefix
+from ...report import PrefilledBlock
+from ..reading import Reading
+from ..registry import Purpose
 from .network import BagelNetwork
 
 TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
+
+THINK_FIRST: dict[Purpose, str] = {  # the wording is a fact of the checkpoint: it was trained with these sentences
+    "answer": (
+        "You should first think about the reasoning process in the mind and then provide the user with the answer. \n"
+        "The reasoning process is enclosed within <think> </think> tags, i.e. <think> reasoning process here </think> "
+        "answer here"
+    ),
+    "edit": (
+        "You should first think about the planning process in the mind and then generate the image. \n"
+        "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
+        "image here"
+    ),
+}
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """Part `<think> … </think> answer` into thinking and answer; without a closing tag it is all answer."""
+    before, closing, answer = text.partition("</think>")
+    if not closing:
+        return "", text
+    return before.replace("<think>", "", 1).strip(), answer.strip()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as the decoder takes it: ids [n] without their frame. Neither guidance context sees the model's own
+    `thinking`."""
+
+    ids: Tensor
+    is_thinking: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows in the cache."""
+        return len(self.ids) + 2
 
 
 @dataclass(frozen=True)
@@ -28,10 +66,10 @@ class Picture:
 
     Args:
         features: [K, C] visual tokens that are kept.
-        positions: [K] their places in the grid.
+        positions: [K] their places in the stored grid.
         tokens: how many there were before the reduction.
         latent: [L, 64] clean latent patches, or None where the decoder is not to see them (understanding).
-        latent_positions: [L] their places in the grid.
+        latent_positions: [L] their places in the stored grid.
     """
 
     features: Tensor
@@ -46,69 +84,123 @@ class Picture:
         return len(self.features) + 2 + (0 if self.latent is None else len(self.latent) + 2)
 
 
+Item = Text | Picture
+
+
 @dataclass(frozen=True)
 class Conversation:
     """Contexts behind everything said and shown so far. Adding to it gives a new one and leaves this one usable.
 
     Args:
         network: the decoder.
-        full, no_text, texts: see the module; no `texts` where nothing will be painted.
+        full, no_text, texts: see the module; no `texts` where no image will be made.
         blocks: what was prefilled into `full`, for the report.
     """
 
     network: BagelNetwork
-    full: Context
-    no_text: Context
-    texts: Context | None
-    blocks: tuple[Block, ...] = ()
+    full: KVPrefix
+    no_text: KVPrefix
+    texts: KVPrefix | None
+    blocks: tuple[PrefilledBlock, ...] = ()
 
     @classmethod
-    def begin(cls, network: BagelNetwork, empty: Context, *, guided: bool) -> Conversation:
-        """Nothing said yet. Only what ends in a picture is `guided`, and needs the texts alone."""
+    def begin(cls, network: BagelNetwork, empty: KVPrefix, *, guided: bool) -> Conversation:
+        """Nothing said yet. Only what ends in an image is `guided`, and needs the texts alone."""
         return cls(network, empty, empty, empty if guided else None)
 
-    def say(self, ids: Tensor) -> Conversation:
-        """Add a text: ids [n] without their frame."""
-        full = self.network.append_text(self.full, ids)
+    def add(self, items: Sequence[Item], pruning: Pruning | None = None) -> Conversation:
+        """Behind some more texts and pictures.
+
+        One block after the other goes through the decoder, which takes the least memory; with `pruning` they go
+        together, so that a question can choose among the tokens of the pictures before it.
+        """
+        if pruning is None:
+            conversation = self
+            for item in items:
+                conversation = conversation._added([item], None)
+            return conversation
+        return self._added(items, pruning)
+
+    def branches(self, *, image_guidance: bool) -> Branches[KVPrefix]:
+        """The distinct contexts that guidance compares."""
+        return Branches.of(self.full, self.no_text, self.texts if image_guidance else None)
+
+    def _added(self, items: Sequence[Item], pruning: Pruning | None) -> Conversation:
+        blocks: list[Block] = []
+        ends: list[int] = []  # which block each item ends with
+        before: list[int] = []  # tokens of each block without the reduction
+        for item in items:
+            made = self._blocks(item)
+            blocks += [block for block, _ in made]
+            before += [rows for _, rows in made]
+            ends.append(len(blocks) - 1)
+        decoder = self.network.language_model.model
+        if pruning is None:
+            prefixes, rows, full = [], [], self.full
+            for block in blocks:
+                done = decoder.prefill(full, [block])
+                full = done.prefix
+                prefixes.append(full)
+                rows += done.rows
+        else:
+            done = decoder.prefill(self.full, blocks, pruning=pruning)
+            prefixes, rows = done.prefixes, done.rows
+        now = self
+        for item, end in zip(items, ends, strict=True):
+            now = now._behind(item, prefixes[end])
+        prefilled = tuple(
+            PrefilledBlock(count, tuple(kept), block.causal)
+            for count, kept, block in zip(before, rows, blocks, strict=True)
+        )
+        return replace(now, blocks=(*self.blocks, *prefilled))
+
+    def _behind(self, item: Item, full: KVPrefix) -> Conversation:
+        """The three contexts behind one item, of which `full` is given."""
+        if isinstance(item, Picture):
+            return replace(self, full=full, no_text=full)
+        if item.is_thinking:
+            return replace(self, full=full)
         texts = self.texts
-        if texts is not None:
-            texts = full if texts.cache is full.cache else self.network.append_text(texts, ids)
-        return replace(self, full=full, no_text=self.full, texts=texts, blocks=(*self.blocks, _text_block(ids)))
+        if texts is self.full:
+            texts = full
+        elif texts is not None:
+            texts = self.network.language_model.model.prefill(texts, [self.network.text_block(item.ids)]).prefix
+        return replace(self, full=full, no_text=self.full, texts=texts)
 
-    def think(self, ids: Tensor) -> Conversation:
-        """Add the model's own thinking: ids [n] without their frame. Neither guidance context sees it."""
-        full = self.network.append_text(self.full, ids)
-        return replace(self, full=full, blocks=(*self.blocks, _text_block(ids)))
-
-    def show(self, picture: Picture) -> Conversation:
-        """Add a picture: its latent block, if there is one, then its visual tokens."""
-        full, texts, blocks = self.full, self.texts, list(self.blocks)
-        if texts is not None and texts.cache is full.cache:
-            texts = texts.branch(texts.length + TEXT_ROOM)
-        if picture.latent is not None:
-            full = self.network.append_latent(full, picture.latent, picture.latent_positions)
-            rows = len(picture.latent) + 2
-            blocks.append(Block(Change(rows, rows), causal=False))
-        full = self.network.append_visual(full, picture.features, picture.positions)
-        blocks.append(Block(Change(picture.tokens + 2, len(picture.features) + 2), causal=False))
-        return replace(self, full=full, no_text=full, texts=texts, blocks=tuple(blocks))
-
-    def branches(self, *, image_guidance: bool, batched: bool) -> tuple[list[Context], BranchPlan]:
-        """The distinct contexts that guidance reads, the full one first, and which is which."""
-        contexts = [self.full]
-
-        def index(context: Context) -> int:
-            for i, known in enumerate(contexts):
-                if known.same_as(context):
-                    return i
-            contexts.append(context)
-            return len(contexts) - 1
-
-        no_text = index(self.no_text)
-        no_image = index(self.texts) if image_guidance and self.texts is not None else None
-        return contexts, BranchPlan(no_text, no_image, batched)
+    def _blocks(self, item: Item) -> list[tuple[Block, int]]:
+        """An item's blocks, each with its tokens before the reduction."""
+        if isinstance(item, Text):
+            return [(self.network.text_block(item.ids), item.rows)]
+        visual = self.network.visual_block(item.features, item.positions)
+        blocks = [(visual, item.tokens + 2)]
+        if item.latent is not None:
+            blocks.insert(0, (self.network.latent_block(item.latent, item.latent_positions), len(item.latent) + 2))
+        return blocks
 
 
-def _text_block(ids: Tensor) -> Block:
-    rows = len(ids) + 2
-    return Block(Change(rows, rows), causal=True)
+@dataclass
+class BagelReading(Reading):
+    """Pictures read with a reduction, ready for any question, instruction or seed.
+
+    Conversations differ by purpose (editing also shows the decoder the latent) and by whether the model is to think
+    first, so a reading keeps one of each kind that was asked for.
+
+    Args:
+        conversations: prefilled, by purpose and thinking.
+    """
+
+    conversations: dict[tuple[Purpose, bool], Conversation] = field(default_factory=dict)
+
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether there is a conversation for this purpose."""
+        return (purpose, think) in self.conversations
+
+    def caches(self) -> list[KVCache]:
+        """Those of all conversations."""
+        prefixes = [
+            prefix
+            for conversation in self.conversations.values()
+            for prefix in (conversation.full, conversation.no_text, conversation.texts)
+            if prefix is not None
+        ]
+        return [cache for prefix in prefixes for cache in prefix.caches()]

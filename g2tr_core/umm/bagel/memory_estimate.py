@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...generation.settings import Sampling
-from ..memory_estimate import PictureFootprint
+from ..memory_estimate import MemoryEstimate
 from ..registry import Purpose, Size
 from .config import BagelConfig
 from .conversation import TEXT_ROOM
@@ -23,17 +23,14 @@ MARKERS = 2  # rows around a block
 
 
 @dataclass(frozen=True)
-class Footprint(PictureFootprint):
+class BagelMemoryEstimate(MemoryEstimate):
     """See `umm.memory_estimate`; for the network of `config`."""
 
     config: BagelConfig
 
     def kept(self, sizes: Sequence[Size], purpose: Purpose) -> int:
-        """Rows of the KV cache, with room for an edit's canvas and for two texts."""
-        rows = [self.rows(size) for size in sizes]
-        shown = sum(latent + MARKERS for latent, _ in rows) if purpose == "edit" else 0
-        canvas = rows[-1][0] + MARKERS if rows else 0
-        return (shown + canvas + sum(visual + MARKERS for _, visual in rows) + 2 * TEXT_ROOM) * self.kv_bytes
+        """Rows of the KV cache, with room for two texts."""
+        return (self._prefix_rows(sizes, purpose) + 2 * TEXT_ROOM) * self.kv_bytes
 
     def encoding(self, sizes: Sequence[Size]) -> int:
         """The autoencoder takes more than the ViT."""
@@ -45,10 +42,11 @@ class Footprint(PictureFootprint):
         return self._activations(max((sum(self.rows(size)) for size in sizes), default=0))
 
     def step(self, pictures: Sequence[Size], size: Size, sampling: Sampling) -> int:
-        """All branches that run at once, and the rows that the canvas adds to the cache of the texts."""
+        """All branches that run at once, and a layer's rows where a prefix and the block are joined."""
         latent = size[0] * size[1] // self._stride**2
         branches = BRANCHES if sampling.batch_guidance else 1
-        return latent * self.kv_bytes + self._activations(branches * latent)
+        joined = (self._prefix_rows(pictures, "edit") + latent) * self.kv_bytes // self.config.layers
+        return joined + self._activations(branches * latent)
 
     def decoding(self, size: Size) -> int:
         """The whole picture at once."""
@@ -59,6 +57,12 @@ class Footprint(PictureFootprint):
         width, height = fit_size(*size, self.config.vae_resize)
         vit_width, vit_height = fit_size(width, height, self.config.vit_resize)
         return width * height // self._stride**2, vit_width * vit_height // self.config.vit_patch**2
+
+    def _prefix_rows(self, sizes: Sequence[Size], purpose: Purpose) -> int:
+        """Rows of pictures, without reduction."""
+        rows = [self.rows(size) for size in sizes]
+        shown = sum(latent + MARKERS for latent, _ in rows) if purpose == "edit" else 0
+        return shown + sum(visual + MARKERS for _, visual in rows)
 
     @property
     def _stride(self) -> int:

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ...generation.decoding import decode
+from ...generation.guidance import renormalised
 from ...generation.settings import Decoding, Sampling
+from ...nn.decoder import TextWriter
+from ...nn.kv_cache import KVPrefix
+from ...nn.patches import patchify, unpatchify
 from ...reduction import Reduced, Reduction, pool_latent
-from ...report import Block, Stopwatch
-from ...run import inference
-from ..contract import PictureModel
-from ..job import Job, Painted, written
+from ...report import PrefilledBlock
+from ...run import Run
+from ..contract import Conditioned, UnifiedModel, Written
 from ..reading import EncodedInputs
-from ..registry import ImageTask, LatentSpace, Purpose, Size, SizeRange
-from ..values import Answer, Progress, Source
+from ..registry import ImageTask, Purpose, Size, SizeRange
+from ..values import Grid, Source
 from .checkpoint import Parts, load_parts
-from .conversation import TEXT_ROOM, Conversation, Picture
-from .defaults import THINKING
-from .generate import paint_latent, write_tokens
-from .memory_estimate import Footprint
-from .preprocess import Grid, Prepared, grid_positions, latent_grid_for, patchify, prepare, unpatchify
-from .prompts import THINK_FIRST, split_thinking
-from .reading import Reading
+from .config import BagelConfig
+from .conversation import TEXT_ROOM, THINK_FIRST, BagelReading, Conversation, Item, Picture, Text, split_thinking
+from .facts import BAGEL
+from .memory_estimate import BagelMemoryEstimate
+from .network import BagelDenoiser, BagelNetwork
+from .preprocess import Prepared, grid_positions, latent_grid_for, prepare
+from .vae import Autoencoder
 
 
-class Bagel(PictureModel[Reading]):
-    """See `model.PictureModel`. `noise` of a painting is [L, 64]; sides are rounded down to multiples of 16."""
+class Bagel(UnifiedModel[BagelReading, KVPrefix]):
+    """See `contract.UnifiedModel`. Sides are rounded down to multiples of 16."""
 
-    latent_space: ClassVar[LatentSpace] = "flux"
-    thinking = THINKING
+    facts, solver = BAGEL, "euler"
+    rule = staticmethod(renormalised)
     load_parts = staticmethod(load_parts)
+    config: BagelConfig
+    network: BagelNetwork
+    vae: Autoencoder
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu") -> None:
-        super().__init__(parts, device)
+        super().__init__(parts.network.compute_dtype, device)
+        self.config, self.network, self.vae = parts.config, parts.network, parts.vae
         self.tokenizer, self.sampling = parts.tokenizer, parts.sampling
 
     def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
-        """The authors' settings for a task, or those that `config.json` brings (see `defaults`)."""
+        """The authors' settings for a task, or those that `config.json` brings (see `config`)."""
         return self.sampling[task]
 
     @property
@@ -50,43 +57,14 @@ class Bagel(PictureModel[Reading]):
     @property
     def sides(self) -> SizeRange:
         """As far as the stored positions reach."""
-        stride = self.config.latent_downsample * self.config.latent_patch
+        stride = self.config.latent_stride
         return SizeRange(stride, self.config.latent_side * stride, stride)
 
     @property
-    def memory_estimate(self) -> Footprint:
+    def memory_estimate(self) -> BagelMemoryEstimate:
         """How much memory runs need."""
         vae_itemsize = next(self.vae.parameters()).dtype.itemsize
-        return Footprint(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
-
-    @inference
-    def answer(
-        self,
-        reading: Reading,
-        question: str,
-        *,
-        decoding: Decoding | None = None,
-        think: bool = False,
-        progress: Progress | None = None,
-    ) -> Answer:
-        """See `PictureModel.answer`; an empty question lets the model go on from the inputs."""
-        self.check_text("question", question)
-        watch = Stopwatch(self.device)
-        conversation = self._conversation(reading, "answer", think, watch)
-        if question:
-            with watch.stage("prefill"):
-                conversation = conversation.say(self._ids(question))
-        with watch.stage("decode"):
-            text = self._write(conversation, decoding or Decoding(), "decode", progress)
-        thinking, text = split_thinking(text) if think else ("", text)
-        return Answer(text, thinking, self.report(reading, conversation.blocks, watch))
-
-    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
-        """Pooled latent cells in the decoder's space: latent [16, h, w] -> [M, C] and their grid."""
-        patch = self.config.latent_patch
-        grid = (latent.shape[1] // patch, latent.shape[2] // patch)
-        pooled, pooled_grid = pool_latent(patchify(latent, patch), grid, pool)
-        return self.network.latent_features(pooled), pooled_grid
+        return BagelMemoryEstimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
     def prepare(self, picture: Source) -> Prepared:
         """One picture for both encoders."""
@@ -95,95 +73,132 @@ class Bagel(PictureModel[Reading]):
     def visual_features(self, prepared: Prepared) -> Tensor:
         """Run the ViT: [N, C] visual tokens after the connector, before position embedding."""
         positions = grid_positions(prepared.vit_grid, self.config.vit_side).to(self.device)
-        features: Tensor = self.network.visual_features(prepared.vit_patches.to(self.device), positions)
-        return features
+        return self.network.visual_features(prepared.vit_patches.to(self.device), positions)
+
+    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
+        """Pooled latent cells in the decoder's space: latent [16, h, w] -> [M, C] and their grid."""
+        pooled, grid = pool_latent(self._patches(latent), self._token_grid(latent.shape[1:]), pool)
+        return self.network.latent_features(pooled), grid
 
     def new_reading(
-        self, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
-    ) -> Reading:
+        self, encoded: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
+    ) -> BagelReading:
         """A reading with nothing prefilled yet."""
-        return Reading(encoding, reduction, reduced)
+        return BagelReading(encoded, reduction, reduced)
 
-    def prefill(self, reading: Reading, purpose: Purpose, think: bool, watch: Stopwatch) -> Sequence[Block]:
+    def prefill(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Sequence[PrefilledBlock]:
         """Prefill the contexts behind the pictures."""
-        return self._conversation(reading, purpose, think, watch).blocks
+        return self._conversation(reading, purpose, think, run).blocks
+
+    def write(self, reading: BagelReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
+        """Prefill a question and decode the answer; an empty question lets the model go on from the inputs."""
+        conversation = self._said(self._conversation(reading, "answer", think, run), question, run)
+        with run.stage("decode"):
+            text = self._decoded(conversation, decoding, "decode", run)
+        thinking, text = split_thinking(text) if think else ("", text)
+        return Written(text, thinking, conversation.blocks)
+
+    def condition(
+        self,
+        reading: BagelReading,
+        task: ImageTask,
+        text: str,
+        sampling: Sampling,
+        think: Decoding | None,
+        grid: Grid,
+        run: Run,
+    ) -> Conditioned[KVPrefix]:
+        """Prefill the instruction, and think if asked to."""
+        conversation = self._said(self._conversation(reading, "edit", think is not None, run), text, run)
+        thinking = ""
+        if think is not None:
+            with run.stage("decode"):
+                thinking = self._decoded(conversation, think, "think", run)
+            with run.stage("prefill"):
+                conversation = conversation.add([Text(self._ids(thinking), is_thinking=True)])
+        branches = conversation.branches(image_guidance=sampling.guidance.image_scale > 1)
+        return Conditioned(branches, conversation.blocks, thinking)
+
+    def denoiser(self, grid: Grid) -> BagelDenoiser:
+        """The velocity of latents of (h, w)."""
+        tokens = self._token_grid(grid)
+        return BagelDenoiser(self.network, tokens, self._latent_positions(tokens))
 
     def latent_grid(self, size: Size) -> Grid:
-        """Rows and columns of latent tokens."""
-        return latent_grid_for(*size, self.config)
+        """(h, w) of the latent."""
+        rows, columns = latent_grid_for(*size, self.config)
+        return rows * self.config.latent_patch, columns * self.config.latent_patch
 
-    def paint(self, reading: Reading, job: Job) -> Painted:
-        """Prefill the instruction, think, denoise."""
-        conversation = self._conversation(reading, "edit", job.think is not None, job.watch)
-        if job.text:
-            with job.watch.stage("prefill"):
-                conversation = conversation.say(self._ids(job.text))
-        thinking = ""
-        if job.think is not None:
-            with job.watch.stage("decode"):
-                thinking = self._write(conversation, job.think, "think", job.progress)
-            with job.watch.stage("prefill"):
-                conversation = conversation.think(self._ids(thinking))
-        tell, patch = job.progress, self.config.latent_patch
+    def starting_noise(self, seed: int, grid: Grid) -> Tensor:
+        """Drawn token by token, as the authors do."""
+        rows, columns = self._token_grid(grid)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        tokens = torch.randn(rows * columns, self.config.patch_channels, generator=generator)
+        return unpatchify(tokens, (rows, columns), self.config.latent_patch, "pqc")
 
-        def preview(done: int, total: int, patches: Tensor) -> None:
-            if tell is not None:
-                tell("denoise", done, total, unpatchify(patches, job.grid, patch))
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """The autoencoder's mean: [3, H, W] of -1 … 1 -> [16, H/8, W/8] fp32."""
+        return self.vae.encode(pixels)
 
-        with job.watch.stage("denoise"):
-            places = self._latent_positions(job.grid)
-            on_step = preview if tell is not None else None
-            patches = paint_latent(self.network, conversation, places, job.sampling, job.noise, on_step)
-            latent = unpatchify(patches, job.grid, patch)
-        return Painted(latent, thinking, conversation.blocks)
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """[16, h, w] -> [3, 8h, 8w] fp32, about -1 … 1."""
+        return self.vae.decode(latent)
 
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
         """What the autoencoder made, [3, H, W] of -1 … 1 -> [H, W, 3] of 0 … 1."""
         return (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
 
-    def _conversation(self, reading: Reading, purpose: Purpose, think: bool, watch: Stopwatch) -> Conversation:
+    def _conversation(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Conversation:
         """The contexts behind a reading's inputs, prefilled when first asked for."""
         known = reading.conversations.get((purpose, think))
         if known is not None:
             return known
-        pictures = [self._picture(reading, index, purpose, watch) for index in range(len(reading.reduced))]
-        texts = [self._ids(text) for text in reading.encoding.texts]
-        with watch.stage("prefill"):
-            system = [self._ids(THINK_FIRST[purpose])] if think else []
-            rows = sum(len(ids) + 2 for ids in system + texts) + sum(picture.rows for picture in pictures) + TEXT_ROOM
-            if pictures and pictures[-1].latent is not None:
-                rows += len(pictures[-1].latent) + 2  # the block that is denoised
-            empty = self.network.new_context(rows, self.device)
-            conversation = Conversation.begin(self.network, empty, guided=purpose == "edit")
-            for ids in system:
-                conversation = conversation.say(ids)
-            said, shown = iter(texts), iter(pictures)
+        pictures = iter([self._picture(reading, index, purpose, run) for index in range(len(reading.reduced))])
+        with run.stage("prefill"):
+            items: list[Item] = [Text(self._ids(THINK_FIRST[purpose]))] if think else []
             for item in reading.encoding.items:
-                is_text = isinstance(item, str)
-                conversation = conversation.say(next(said)) if is_text else conversation.show(next(shown))
+                items.append(Text(self._ids(item)) if isinstance(item, str) else next(pictures))
+            empty = self.network.language_model.empty(sum(item.rows for item in items) + TEXT_ROOM, self.device)
+            conversation = Conversation.begin(self.network, empty, guided=purpose == "edit").add(items)
         reading.conversations[purpose, think] = conversation
         return conversation
 
-    def _picture(self, reading: Reading, index: int, purpose: Purpose, watch: Stopwatch) -> Picture:
+    def _said(self, conversation: Conversation, text: str, run: Run) -> Conversation:
+        if not text:
+            return conversation
+        with run.stage("prefill"):
+            return conversation.add([Text(self._ids(text))])
+
+    def _picture(self, reading: BagelReading, index: int, purpose: Purpose, run: Run) -> Picture:
         encoded, reduced = reading.encoding.pictures[index], reading.reduced[index]
         positions = grid_positions(encoded.prepared.vit_grid, self.config.vit_side).to(self.device)
-        latent = self.latent_of(encoded, watch) if purpose == "edit" else None
+        latent = self.latent_of(encoded, run) if purpose == "edit" else None
         return Picture(
             features=encoded.features if reduced is None else reduced.features,
             positions=positions if reduced is None else positions[reduced.keep],
             tokens=len(encoded.features),
-            latent=None if latent is None else patchify(latent, self.config.latent_patch),
+            latent=None if latent is None else self._patches(latent),
             latent_positions=self._latent_positions(latent_grid_for(*encoded.prepared.size, self.config)),
         )
 
-    def _write(self, conversation: Conversation, decoding: Decoding, stage: str, progress: Progress | None) -> str:
-        """Generate a text behind a conversation, which stays as it is."""
-        tokens = write_tokens(self.network, conversation.full, decoding)
-        text: str = self.tokenizer.decode(written(tokens, decoding.max_tokens, stage, progress))
+    def _decoded(self, conversation: Conversation, decoding: Decoding, stage: str, run: Run) -> str:
+        """Write a text behind a conversation, which stays as it is."""
+        tokens = self.network.tokens
+        writer = TextWriter(self.network.language_model, conversation.full, decoding.max_tokens)
+        first = writer(torch.full((1,), tokens.im_start, device=self.device))
+        text: str = self.tokenizer.decode(decode(first, writer, (tokens.im_end,), decoding, run, stage))
         return text
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long, device=self.device)
 
-    def _latent_positions(self, grid: Grid) -> Tensor:
-        return grid_positions(grid, self.config.latent_side).to(self.device)
+    def _patches(self, latent: Tensor) -> Tensor:
+        """[16, h, w] -> [L, 64]."""
+        return patchify(latent, self.config.latent_patch, "pqc")
+
+    def _token_grid(self, grid: Sequence[int]) -> Grid:
+        """(h, w) of a latent -> rows and columns of its tokens."""
+        return grid[0] // self.config.latent_patch, grid[1] // self.config.latent_patch
+
+    def _latent_positions(self, tokens: Grid) -> Tensor:
+        return grid_positions(tokens, self.config.latent_side).to(self.device)

@@ -8,16 +8,19 @@ block is bidirectional, sits at one rope position, and advances it by one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...nn.kv_cache import Canvas, Context, KVCache
+from ...nn.decoder import Block, LanguageModel
+from ...nn.kv_cache import KVPrefix, ScratchBlock
 from ...nn.operations import Operations
+from ...nn.patches import patchify, unpatchify
+from ..values import Grid
 from .config import BagelConfig
-from .decoder import LanguageModel
 from .vit import MLP, SiglipModel
 
 TIME_FREQUENCIES = 128
@@ -92,7 +95,9 @@ class BagelNetwork(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.config, self.tokens, self.compute_dtype = config, tokens, compute_dtype
-        self.language_model = LanguageModel(config, operations, **factory)
+        self.language_model = LanguageModel(
+            config, operations, generates=True, qkv_bias=True, compute_dtype=compute_dtype, **factory
+        )
         self.time_embedder = TimeEmbedder(width, operations, **factory)
         self.vae2llm = operations.Linear(config.patch_channels, width, **factory)
         self.llm2vae = operations.Linear(width, config.patch_channels, **factory)
@@ -101,112 +106,103 @@ class BagelNetwork(nn.Module):
         self.connector = MLP(config.vit_hidden_size, width, width, operations, **factory)
         self.vit_pos_embed = PositionTable(config.vit_side**2, width, **factory)
 
-    def new_context(self, capacity: int, device: torch.device) -> Context:
-        """An empty context whose cache has room for `capacity` tokens."""
-        config = self.config
-        cache = KVCache(
-            config.layers, config.kv_heads, config.head_dim, capacity=capacity, dtype=self.compute_dtype, device=device
-        )
-        return cache.empty()
-
     def visual_features(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Read one picture: patches [N, 3·14²], positions [N] -> [N, C], before position embedding."""
         features: Tensor = self.connector(self.vit_model(patches.to(self.compute_dtype), positions))
         return features
 
     def latent_features(self, patches: Tensor) -> Tensor:
-        """Latent patches [L, 64], clean, noisy or pooled -> [L, C], before time and position embedding."""
+        """Latent patches [..., L, 64], clean, noisy or pooled -> [..., L, C], before time and position embedding."""
         features: Tensor = self.vae2llm(patches.to(self.compute_dtype))
         return features
 
-    def append_text(self, context: Context, ids: Tensor) -> Context:
-        """Prefill a text block: ids [n] without its frame -> the context behind it."""
+    def text_block(self, ids: Tensor) -> Block:
+        """A text between its two framing tokens: ids [n]."""
         frame = self._frame(ids.device, self.tokens.im_start, self.tokens.im_end)
         ids = torch.cat((frame[:1], ids, frame[1:]))
-        block = context.cache.append(context, len(ids), advance=len(ids), causal=True)
-        self.language_model.model.remember(self._embed(ids), None, self._positions(block.position, ids), block)
-        return block.context
+        rows = len(ids)
+        und = self.language_model.embed(ids).unsqueeze(0)
+        return Block(und, None, torch.arange(rows, device=ids.device), advance=rows, causal=True)
 
-    def append_visual(self, context: Context, features: Tensor, positions: Tensor) -> Context:
-        """Prefill a ViT block: features [K, C] and their grid positions [K] -> the context behind it."""
+    def visual_block(self, features: Tensor, positions: Tensor, log_weight: Tensor | None = None) -> Block:
+        """What the ViT saw of a picture, between markers.
+
+        Args:
+            features: [K, C] visual tokens that are kept.
+            positions: [K] their places in the stored grid.
+            log_weight: [K] fp32, see `nn.attention.KeyValues`.
+        """
         features = features + self.vit_pos_embed(positions, features)
         start, end = self.markers(features.device).split(1, dim=1)  # [1, 1, C] each
         und = torch.cat((start, features.unsqueeze(0), end), dim=1)
-        return self._append_picture(context, und, None)
+        weight = None if log_weight is None else torch.nn.functional.pad(log_weight, (1, 1))
+        rows = (1, 1 + len(features))
+        return Block(und, None, self._one_id(und), advance=1, causal=False, log_weight=weight, tokens=rows)
 
-    def append_latent(self, context: Context, patches: Tensor, positions: Tensor) -> Context:
-        """Prefill a clean latent: patches [L, 64] and their grid positions [L] -> the context behind it."""
+    def latent_block(self, patches: Tensor, positions: Tensor) -> Block:
+        """A clean latent between markers: patches [L, 64] and their places [L] in the stored grid."""
         clean = torch.zeros(1, device=patches.device)
         gen = self.latent_features(patches) + self.time_embedder(clean, self.compute_dtype)
         gen = gen + self.latent_pos_embed(positions, gen)
-        return self._append_picture(context, self.markers(gen.device), gen.unsqueeze(0))
-
-    def next_logits(self, context: Context, token: Tensor) -> tuple[Context, Tensor]:
-        """Append one generated token, ids [1] -> the context behind it, and logits [vocabulary] for the next."""
-        block = context.cache.append(context, 1, advance=1, causal=True)
-        hidden, _ = self.language_model.model(self._embed(token), None, self._positions(block.position, token), block)
-        logits: Tensor = self.language_model.lm_head(hidden[0, -1])
-        return block.context, logits
-
-    def _append_picture(self, context: Context, und: Tensor, gen: Tensor | None) -> Context:
-        rows = und.shape[1] + (0 if gen is None else gen.shape[1])
-        block = context.cache.append(context, rows, advance=1, causal=False)
-        self.language_model.model.remember(und, gen, self._positions(block.position, und[0, :1]), block)
-        return block.context
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        """ids [n] -> [1, n, C]."""
-        embedded: Tensor = self.language_model.model.embed_tokens(ids)
-        return embedded.to(self.compute_dtype).unsqueeze(0)
+        und = self.markers(gen.device)
+        return Block(und, gen.unsqueeze(0), self._one_id(und), advance=1, causal=False)
 
     def markers(self, device: torch.device) -> Tensor:
         """The two tokens around a picture, [1, 2, C]."""
-        return self._embed(self._frame(device, self.tokens.vision_start, self.tokens.vision_end))
+        return self.language_model.embed(
+            self._frame(device, self.tokens.vision_start, self.tokens.vision_end)
+        ).unsqueeze(0)
 
     @staticmethod
     def _frame(device: torch.device, start: int, end: int) -> Tensor:
         return torch.tensor((start, end), device=device)
 
     @staticmethod
-    def _positions(first: int, like: Tensor) -> Tensor:
-        return torch.arange(first, first + len(like), device=like.device)
+    def _one_id(like: Tensor) -> Tensor:
+        """The rope id that all tokens of a picture share, [1]."""
+        return torch.zeros(1, dtype=torch.long, device=like.device)
 
 
-class Denoiser:
-    """The velocity of a noisy latent beside its contexts, a plain function of latent and time.
+class BagelDenoiser:
+    """See `generation.flow.Denoiser`; its contexts are KV prefixes.
 
     Everything that does not change from step to step is on the device before the first one, so that a step never
     waits for the host.
 
     Args:
         network: the weights.
-        canvas: open; one context a guidance branch.
-        positions: [L] grid positions of the latent tokens; the canvas has L + 2 rows.
+        grid: rows and columns of latent tokens.
+        positions: [L] their places in the stored grid.
     """
 
-    def __init__(self, network: BagelNetwork, canvas: Canvas, positions: Tensor) -> None:
-        self.network, self.canvas = network, canvas
-        device, dtype = positions.device, network.compute_dtype
-        self.markers = network.markers(device)
+    def __init__(self, network: BagelNetwork, grid: Grid, positions: Tensor) -> None:
+        self.network, self.grid, self.patch = network, grid, network.config.latent_patch
+        self.markers = network.markers(positions.device)
         self.places = network.latent_pos_embed(positions, self.markers)
-        self.rope = torch.tensor([[context.position] for context in canvas.contexts], device=device)
-        self.dtype = dtype
+        self._rope_ids: dict[tuple[int, ...], Tensor] = {}
 
-    def __call__(self, latent: Tensor, time: Tensor, chosen: slice = slice(None)) -> Tensor:
-        """One forward pass over the chosen branches.
-
-        Args:
-            latent: [L, 64] noisy patches.
-            time: 0-d, in 0 … 1, 1 being noise.
-            chosen: which contexts of the canvas.
-
-        Returns:
-            [B, L, 64] fp32; a step subtracts it times the fall of time.
-        """
-        network, rope = self.network, self.rope[chosen]
-        gen = network.latent_features(latent) + network.time_embedder(time, self.dtype) + self.places
-        _, hidden = network.language_model.model(
-            self.markers.expand(len(rope), -1, -1), gen.expand(len(rope), -1, -1), rope, self.canvas.branches(chosen)
+    def forward(
+        self, x: Tensor, t: Tensor, context: Sequence[KVPrefix], options: Mapping[str, object] | None = None
+    ) -> Tensor:
+        """Velocities [B, 16, h, w] fp32 of noisy latents beside KV prefixes, one a CFG branch."""
+        network, batch = self.network, len(x)
+        times = network.time_embedder(t, network.compute_dtype).unsqueeze(-2)  # [B or 1, 1, C]
+        gen = network.latent_features(patchify(x, self.patch, "pqc")) + times + self.places
+        block = Block(
+            und=self.markers.expand(batch, -1, -1),
+            gen=gen,
+            rope_ids=self._ids([prefix.position for prefix in context], batch, x.device),
+            advance=0,
+            causal=False,
         )
+        _, hidden = network.language_model.model(block, ScratchBlock(tuple(context)))
         velocity: Tensor = network.llm2vae(hidden)
-        return velocity.float()
+        return unpatchify(velocity.float(), self.grid, self.patch, "pqc")
+
+    def _ids(self, positions: Sequence[int], batch: int, device: torch.device) -> Tensor:
+        """Rope ids [B, 1], copied to the device once."""
+        key = (*positions, batch)
+        if key not in self._rope_ids:
+            ids = torch.tensor(positions, device=device).repeat_interleave(batch // len(positions))
+            self._rope_ids[key] = ids.unsqueeze(1)
+        return self._rope_ids[key]

@@ -15,10 +15,10 @@ from torch import Tensor
 from ... import checks
 from ...errors import ImageError, SettingsError
 from ...images import Picture, open_image, to_tensor
+from ...nn.patches import patchify, unpatchify
 from ..registry import Size
+from ..values import Grid
 from .config import BagelConfig, ResizeRule
-
-Grid = tuple[int, int]  # rows, columns of patches
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Prepared:
     def vit_image(self) -> Image.Image:
         """The picture as the ViT sees it, for people."""
         patch = round((self.vit_patches.shape[1] / 3) ** 0.5)
-        levels = (unpatchify(self.vit_patches, self.vit_grid, patch) * 0.5 + 0.5) * 255  # [3, H, W]
+        levels = (unpatchify(self.vit_patches, self.vit_grid, patch, "pqc") * 0.5 + 0.5) * 255  # [3, H, W]
         return Image.fromarray(levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
@@ -62,7 +62,7 @@ def prepare(picture: Picture, config: BagelConfig) -> Prepared:
     latent_stride = config.latent_downsample * config.latent_patch
     return Prepared(
         vae_pixels=pixels(vae_image),
-        vit_patches=patchify(pixels(vit_image), config.vit_patch),
+        vit_patches=patchify(pixels(vit_image), config.vit_patch, "pqc"),
         vit_grid=(vit_image.height // config.vit_patch, vit_image.width // config.vit_patch),
         latent_grid=(vae_image.height // latent_stride, vae_image.width // latent_stride),
         size=vae_image.size,
@@ -116,21 +116,6 @@ def pixels(image: Image.Image) -> Tensor:
         ImageError: the picture is of another mode.
     """
     return to_tensor(image).permute(2, 0, 1).contiguous().sub(0.5).div(0.5)
-
-
-def patchify(channels: Tensor, patch: int) -> Tensor:
-    """Cut [C, h·patch, w·patch] into tokens [h·w, patch·patch·C], row by row; inside a token: row, column, channel.
-
-    Pixels for the ViT and latents for the language model are laid out alike.
-    """
-    cells = channels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # [C, h, p, w, q]
-    return cells.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
-
-
-def unpatchify(tokens: Tensor, grid: Grid, patch: int) -> Tensor:
-    """The inverse of `patchify`: [h·w, patch·patch·C] -> [C, h·patch, w·patch] for grid (h, w)."""
-    cells = tokens.unflatten(0, grid).unflatten(2, (patch, patch, -1))  # [h, w, p, q, C]
-    return cells.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
 
 
 def grid_positions(grid: Grid, side: int) -> Tensor:

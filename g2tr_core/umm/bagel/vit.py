@@ -1,4 +1,4 @@
-"""BAGEL's eye: SigLIP over 14 x 14 patches at native resolution, without its last layer and without rotary positions.
+"""BAGEL's ViT: SigLIP over 14 x 14 patches at native resolution, without its last layer and without rotary positions.
 
 Module and parameter names are those of the released `ema.safetensors` (prefix `vit_model.`).
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn.attention import attention
+from ...nn.attention import KeyValues, attention
 from ...nn.operations import Operations
 from .config import BagelConfig
 
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out: Tensor = self.out_proj(attention(query, key, value))
+        out: Tensor = self.out_proj(attention(query, [KeyValues(key, value)]))
         return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-Grid = tuple[int, int]  # rows, columns
+from ..values import Grid
 
 
 def pool_to_visual(latent: Tensor, grid: Grid, pool: int) -> tuple[Tensor, Grid]:

@@ -14,11 +14,10 @@ from ...checkpoints.load_config import LoadConfig, load_network
 from ...checkpoints.stored import StoredTensor, files_of, plain
 from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ...checks import one_of
-from .config import AreaRule, InternVLUConfig, KeptPositions
+from .config import AreaRule, InternVLUConfig, KeptPositions, read_config
 from .layout import GET_INTERNVLU, find_parts
 from .network import InternVLUNetwork
-from .prompts import GET_TOKENIZER, Words
-from .sizes import read_config
+from .prompts import GET_TOKENIZER, ChatTokenizer
 from .vae import Autoencoder, load_autoencoder
 
 VIT = "vlm.vision_model."
@@ -48,7 +47,7 @@ class Parts:
     config: InternVLUConfig
     network: InternVLUNetwork
     vae: Autoencoder
-    words: Words
+    words: ChatTokenizer
 
 
 def load_parts(
@@ -83,12 +82,11 @@ def load_parts(
     config = replace(config, kept_positions=kept_positions)
     folder = parts.folder if tokenizer is None else Path(tokenizer).expanduser()
     words, home = load_tokenizer([folder / "processor", folder], GET_TOKENIZER)
-    known = Words.of(words, home)
+    known = ChatTokenizer.of(words, home)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(InternVLUNetwork, config, known.special)
     weights = transformers_names(plain(stored))
     network = load_network(build, weights, placed, model="InternVL-U", fix=GET_INTERNVLU)
-    network.vlm.materialise(placed.home)
     return Parts(config, network, load_autoencoder(parts.autoencoder, placed.of_vae, placed.home), known)
 
 

@@ -1,8 +1,8 @@
-"""InternVL-U's hand: a diffusion transformer with one attention and two sets of weights.
+"""InternVL-U's DiT: a diffusion transformer with one attention and two sets of weights.
 
-A branch of guidance is one sequence: the noisy latent, the latents of the pictures to edit, and the language model's
-hidden states (`Canvas` and `Condition`). Latents use the image weights, hidden states the text weights; they meet in
-attention, where a branch sees itself and nothing else. Branches travel end to end without padding, so that the weights
+A sample is one sequence: the noisy latent, the latents of the pictures to edit, and the language model's hidden states.
+Latents use the image weights, hidden states the text weights; they meet in
+attention, where a sample sees itself and nothing else. Samples travel end to end without padding, so that the weights
 are read once for all of them.
 
 Module and parameter names are those of the released `generation_decoder`.
@@ -11,7 +11,7 @@ Module and parameter names are those of the released `generation_decoder`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn.attention import attention
+from ...nn.attention import KeyValues, attention
 from ...nn.operations import Operations
+from ...nn.patches import patchify, unpatchify
 from .config import InternVLUConfig
 from .positions import rotate_pairs
 
@@ -33,8 +34,8 @@ Rotation = tuple[Tensor, Tensor]  # see positions.rotation
 
 
 @dataclass(frozen=True)
-class Branch:
-    """What one branch of guidance sees beside the noisy latent, embedded once for all steps.
+class DiTConditioning:
+    """What one CFG branch sees beside the noisy latent, embedded once for all steps.
 
     Args:
         pictures: [P, C] clean latent patches of the pictures to edit.
@@ -82,7 +83,7 @@ class TimeEmbedder(nn.Module):
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
     def forward(self, time: Tensor, dtype: torch.dtype) -> Tensor:
-        """time [...], 0 … 999, rounded to `dtype` as published -> [..., C]."""
+        """time [...], whole numbers 0 … 999, rounded to `dtype` as published -> [..., C]."""
         layers = self.timestep_embedder
         hidden = layers["linear_1"](self.sinusoids(time.to(dtype)).to(dtype))
         out: Tensor = layers["linear_2"](F.silu(hidden))
@@ -90,7 +91,7 @@ class TimeEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full attention within each branch; every query brings a gate for its own result."""
+    """Full attention within each sample; every query brings a gate for its own result."""
 
     def __init__(self, config: InternVLUConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class Attention(nn.Module):
     def forward(
         self, image: Tensor, text: Tensor, lengths: Sequence[tuple[int, int]], rotations: Sequence[Rotation]
     ) -> tuple[Tensor, Tensor]:
-        """Image [ΣI, C] and text [ΣT, C] of all branches, (I, T) of each -> the same shapes."""
+        """Image [ΣI, C] and text [ΣT, C] of all samples, (I, T) of each -> the same shapes."""
         query, gate = self.to_q(image).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)  # [ΣI, H, D] each
         text_query, text_gate = self.add_q_proj(text).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)
         key, value = self._heads(self.to_k(image)), self._heads(self.to_v(image))
@@ -125,11 +126,10 @@ class Attention(nn.Module):
         for (rows, words), turn in zip(lengths, rotations, strict=True):
             of_image, of_text = slice(image_end, image_end + rows), slice(text_end, text_end + words)
             image_end, text_end = of_image.stop, of_text.stop
-            mixed = attention(
-                rotate_pairs(torch.cat((query[of_image], text_query[of_text])), turn),
-                rotate_pairs(torch.cat((key[of_image], text_key[of_text])), turn),
-                torch.cat((value[of_image], text_value[of_text])),
-            )
+            keys = rotate_pairs(torch.cat((key[of_image], text_key[of_text])), turn)
+            values = torch.cat((value[of_image], text_value[of_text]))
+            queries = rotate_pairs(torch.cat((query[of_image], text_query[of_text])), turn)
+            mixed = attention(queries, [KeyValues(keys, values)])
             image_out.append(mixed[:rows])
             text_out.append(mixed[rows:])
         return (
@@ -192,8 +192,9 @@ class Block(nn.Module):
         lengths: Sequence[tuple[int, int]],
         rotations: Sequence[Rotation],
     ) -> tuple[Tensor, Tensor]:
-        """Image [ΣI, C] and text [ΣT, C] of all branches, time [C] -> the same shapes."""
-        image_mod, text_mod = self.img_mod(time).chunk(6, dim=-1), self.txt_mod(time).chunk(6, dim=-1)
+        """Image [ΣI, C] and text [ΣT, C] of all samples, time [B, C], or [1, C] for all -> the same shapes."""
+        image_mod = _a_row(self.img_mod(time), [rows for rows, _ in lengths]).chunk(6, dim=-1)
+        text_mod = _a_row(self.txt_mod(time), [words for _, words in lengths]).chunk(6, dim=-1)
         mixed, text_mixed = self.attn(
             modulated(image, *image_mod[:2]), modulated(text, *text_mod[:2]), lengths, rotations
         )
@@ -203,8 +204,16 @@ class Block(nn.Module):
         return image, text
 
 
+def _a_row(of_samples: Tensor, lengths: Sequence[int]) -> Tensor:
+    """What modulates each row: [B, kC] -> [n, kC], B samples having so many rows; [1, kC] serves all as it is."""
+    if len(of_samples) == 1:
+        return of_samples
+    counts = torch.tensor(lengths, device=of_samples.device)
+    return of_samples.repeat_interleave(counts, dim=0, output_size=sum(lengths))
+
+
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalised without weights of its own, then scaled and shifted: x [n, C], shift and scale [C]."""
+    """Normalised without weights of its own, then scaled and shifted: x [n, C], shift and scale [n, C] or [1, C]."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
 
 
@@ -216,8 +225,8 @@ class OutputNorm(nn.Module):
         self.linear = operations.Linear(width, 2 * width, **factory)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [n, C], time [C] -> [n, C]."""
-        scale, shift = self.linear(F.silu(time)).chunk(2, dim=-1)
+        """x [B, n, C], time [B, C] or [1, C] -> [B, n, C]."""
+        scale, shift = self.linear(F.silu(time)).unsqueeze(1).chunk(2, dim=-1)
         return modulated(x, shift, scale)
 
 
@@ -240,26 +249,28 @@ class Transformer(nn.Module):
         out: Tensor = self.txt_in(self.txt_norm(states))
         return out
 
-    def forward(self, patches: Tensor, time: Tensor, branches: Sequence[Branch]) -> Tensor:
-        """One forward pass over some branches.
+    def forward(self, patches: Tensor, time: Tensor, conditioning: Sequence[DiTConditioning]) -> Tensor:
+        """One forward pass.
 
         Args:
-            patches: [L, 64] noisy latent patches, the same for all branches.
-            time: 0-d timestep, 0 … 999.
-            branches: B of them.
+            patches: [B, L, 64] noisy latent patches; samples are ordered by branch.
+            time: [B] timesteps, whole numbers 0 … 999; or [1] for all.
+            conditioning: one a CFG branch; B is a multiple of their number.
 
         Returns:
             [B, L, 64] velocities of the noisy patches.
         """
         noisy = self.img_in(patches)
-        image = torch.cat([piece for branch in branches for piece in (noisy, branch.pictures)])
-        text = torch.cat([branch.context for branch in branches])
+        each = len(noisy) // len(conditioning)
+        samples = [(noisy[index], conditioning[index // each]) for index in range(len(noisy))]
+        image = torch.cat([piece for latent, branch in samples for piece in (latent, branch.pictures)])
+        text = torch.cat([branch.context for _, branch in samples])
         embedded = self.time_text_embed(time, noisy.dtype)
-        lengths = [(len(noisy) + len(branch.pictures), len(branch.context)) for branch in branches]
-        rotations = [branch.rotation for branch in branches]
+        lengths = [(len(latent) + len(branch.pictures), len(branch.context)) for latent, branch in samples]
+        rotations = [branch.rotation for _, branch in samples]
         for block in self.transformer_blocks:
             image, text = block(image, text, embedded, lengths, rotations)
-        wanted = torch.stack([part[: len(noisy)] for part in image.split([rows for rows, _ in lengths])])
+        wanted = torch.stack([part[: noisy.shape[1]] for part in image.split([rows for rows, _ in lengths])])
         out: Tensor = self.proj_out(self.norm_out(wanted, embedded))
         return out
 
@@ -271,3 +282,26 @@ class GenerationDecoder(nn.Module):
         super().__init__()
         self.encoder_padding_token = nn.Parameter(torch.empty(config.condition_size, **factory), requires_grad=False)
         self.decoder = Transformer(config, operations, **factory)
+
+
+class InternVLUDenoiser:
+    """See `generation.flow.Denoiser`; its contexts are what the DiT is conditioned on.
+
+    Args:
+        decoder: the weights.
+        patch: side of a latent patch.
+        compute_dtype: of activations.
+    """
+
+    def __init__(self, decoder: Transformer, patch: int, compute_dtype: torch.dtype) -> None:
+        self.decoder, self.patch, self.compute_dtype = decoder, patch, compute_dtype
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Sequence[DiTConditioning], options: Mapping[str, object] | None = None
+    ) -> Tensor:
+        """Velocities [B, 16, h, w] fp32 of noisy latents, one conditioning a CFG branch."""
+        patches = patchify(x, self.patch, "cpq").to(self.compute_dtype)
+        # The model was trained with whole timesteps, which the published scheduler cuts off its flow times.
+        velocity: Tensor = self.decoder(patches, (1000 * t).floor(), context)
+        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        return unpatchify(velocity, grid, self.patch, "cpq").float()

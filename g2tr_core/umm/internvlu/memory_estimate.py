@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...generation.settings import Sampling
-from ..memory_estimate import PictureFootprint
+from ..memory_estimate import MemoryEstimate
 from ..registry import Purpose, Size
 from .config import InternVLUConfig
+from .prefix import TEXT_ROOM
 from .preprocess import fit_size
-from .prompting import TEXT_ROOM
 
 BRANCHES = 3  # of guidance: everything, the pictures alone, nothing
 SYSTEM_ROOM = 128  # rows of a system message and of the signs around it
 SIGNS = 2  # rows around a picture
 INNER_VECTORS, RESIDUAL_VECTORS = 2, 8
-DIT_VECTORS = 20  # of the dit's width
+DIT_VECTORS = 20  # of the DiT's width
 VAE_ENCODE, VAE_DECODE = 900, 1100  # bytes of activations a pixel and byte of the type
 
 
 @dataclass(frozen=True)
-class Footprint(PictureFootprint):
+class InternVLUMemoryEstimate(MemoryEstimate):
     """See `umm.memory_estimate`; for the network of `config`."""
 
     config: InternVLUConfig

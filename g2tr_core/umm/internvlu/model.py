@@ -3,56 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...errors import SettingsError
+from ...generation.flow import Branches
+from ...generation.guidance import damped
 from ...generation.settings import Decoding, Guidance, Sampling
 from ...reduction import Reduced, Reduction
-from ...report import Block, Change, Stopwatch
-from ...run import inference
-from ..contract import PictureModel
-from ..job import Job, Painted, written
+from ...report import Change, PrefilledBlock
+from ...run import Run
+from ..contract import Conditioned, UnifiedModel, Written
 from ..reading import EncodedInputs
-from ..registry import ImageTask, LatentSpace, Purpose, Size, SizeRange
-from ..values import Answer, Progress, Source
+from ..registry import ImageTask, Purpose, Size
+from ..values import Grid, Source
 from .anchors import pool_to_visual, widen
 from .checkpoint import Parts, load_parts
-from .guidance import notes_on, paint_latent
-from .memory_estimate import Footprint
-from .preprocess import LARGEST_SIDE, Grid, Prepared, largest_square, latent_grid_for, prepare
-from .prompting import Prompting
+from .config import InternVLUConfig
+from .dit import DiTConditioning, InternVLUDenoiser
+from .facts import INTERNVLU
+from .memory_estimate import InternVLUMemoryEstimate
+from .network import InternVLUNetwork
+from .prefix import InternVLUReading, Prefiller, PromptPrefix, PromptStates
+from .preprocess import Prepared, largest_square, latent_grid_for, prepare
 from .prompts import check_text
-from .reading import Reading
-from .rows import Condition, Row, write_tokens
-from .vae import to_pixels
-
-EDITING = IMAGINING = Sampling(steps=20, guidance=Guidance(text_scale=4.5, image_scale=2.0))
-REASONED = Sampling(steps=20, guidance=Guidance(text_scale=3.5, image_scale=1.5))
-THINKING = Decoding(max_tokens=200)
+from .vae import Autoencoder, to_pixels
 
 
-class InternVLU(PictureModel[Reading]):
-    """See `model.PictureModel`. `noise` of a painting is [16, h, w].
+class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
+    """See `contract.UnifiedModel`.
 
-    Steps of `Sampling` are evaluations of every branch here; `renorm` is not used, for this model has a damping of its
-    own; `latent_pool` of a reduction counts visual tokens. A painting is made at multiples of 16 pixels and resized to
-    the size that was asked for.
+    `renorm` is not used, for this model has a damping of its own; `latent_pool` of a reduction counts visual tokens. A
+    picture is made at multiples of 16 pixels and resized to the size that was asked for. `<image>` in a question or
+    instruction stands for a picture, and pictures that it does not name come first.
     """
 
-    latent_space: ClassVar[LatentSpace] = "qwen-image"
-    thinking = THINKING
+    facts, solver = INTERNVLU, "dpmpp_2m"
+    rule = staticmethod(damped)
     load_parts = staticmethod(load_parts)
+    config: InternVLUConfig
+    network: InternVLUNetwork
+    vae: Autoencoder
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu") -> None:
-        super().__init__(parts, device)
+        super().__init__(parts.network.compute_dtype, device)
+        self.config, self.network, self.vae = parts.config, parts.network, parts.vae
         self.words, self.tokenizer = parts.words, parts.words.tokenizer
-
-    def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
-        """The authors' settings for a task; with less guidance where the model thinks first."""
-        return REASONED if think else EDITING if task == "edit" else IMAGINING
 
     @property
     def default_size(self) -> Size:
@@ -60,48 +56,14 @@ class InternVLU(PictureModel[Reading]):
         return largest_square(self.config.vae_resize)
 
     @property
-    def sides(self) -> SizeRange:
-        """Twice as far as the model was trained."""
-        return SizeRange(self.config.latent_stride, LARGEST_SIDE, self.config.latent_stride)
-
-    @property
-    def memory_estimate(self) -> Footprint:
+    def memory_estimate(self) -> InternVLUMemoryEstimate:
         """How much memory runs need."""
         vae_itemsize = next(self.vae.parameters()).dtype.itemsize
-        return Footprint(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
+        return InternVLUMemoryEstimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
-    @property
-    def prompting(self) -> Prompting:
-        """The language model with its tokenizer, on the device of now."""
-        return Prompting(self.network.vlm, self.words, self.device)
-
-    @inference
-    def answer(
-        self,
-        reading: Reading,
-        question: str,
-        *,
-        decoding: Decoding | None = None,
-        think: bool = False,
-        progress: Progress | None = None,
-    ) -> Answer:
-        """See `PictureModel.answer`.
-
-        `<image>` in the question stands for a picture, and pictures that it does not name come first. `think` must be
-        False: the checkpoint was not trained to reason before an answer.
-        """
-        self.check_text("question", question)
-        self.check_thinking("answer", think)
-        watch, prompting = Stopwatch(self.device), self.prompting
-        row = prompting.row(reading, "answer", prompting.prompt(reading, "answer", question), watch)
-        with watch.stage("decode"):
-            ids = self._write(row, decoding or Decoding(), "decode", progress)
-        return Answer(self.words.text(ids), "", self.report(reading, _blocks(reading, row), watch))
-
-    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
-        """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
-        channels, grid = pool_to_visual(latent, self.config.visual_grid, pool)
-        return widen(channels, self.config.hidden_size).to(self.compute_dtype), grid
+    def prefiller(self, run: Run) -> Prefiller:
+        """The language model with its tokenizer, for one run."""
+        return Prefiller(self.network.vlm, self.words, run)
 
     def prepare(self, picture: Source) -> Prepared:
         """One picture for both encoders."""
@@ -109,52 +71,88 @@ class InternVLU(PictureModel[Reading]):
 
     def visual_features(self, prepared: Prepared) -> Tensor:
         """Run the ViT: [N, C] visual tokens after the projector."""
-        features: Tensor = self.network.vlm.visual_features(prepared.tile.to(self.device))
-        return features
+        return self.network.vlm.visual_features(prepared.tile.to(self.device))
+
+    def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
+        """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
+        channels, grid = pool_to_visual(latent, self.config.visual_grid, pool)
+        return widen(channels, self.config.hidden_size).to(self.compute_dtype), grid
 
     def new_reading(
-        self, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
-    ) -> Reading:
+        self, encoded: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...]
+    ) -> InternVLUReading:
         """A reading with nothing prefilled yet."""
         blank = torch.empty(0, self.config.hidden_size, dtype=self.compute_dtype, device=self.device)
-        return Reading.of(encoding, reduction, reduced, blank)
+        return InternVLUReading.of(encoded, reduction, reduced, blank)
 
-    def prefill(self, reading: Reading, purpose: Purpose, think: bool, watch: Stopwatch) -> Sequence[Block]:
+    def prefill(self, reading: InternVLUReading, purpose: Purpose, think: bool, run: Run) -> Sequence[PrefilledBlock]:
         """Prefill what all prompts share. An edit that thinks first starts from the same as one that does not."""
-        row = self.prompting.prefix(reading, purpose, watch)
+        prefiller = self.prefiller(run)
+        shared = prefiller.shared(reading, purpose)
         if purpose == "edit":
-            self.prompting.unguided(reading, "edit", self._latents(reading, watch), watch)
-        return [] if row is None else _blocks(reading, row)
+            prefiller.unguided(reading, "edit", self._latents(reading, run))
+        return [] if shared is None else self._blocks(reading, shared)
+
+    def write(self, reading: InternVLUReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
+        """Prefill a question and decode the answer."""
+        prefiller = self.prefiller(run)
+        prompt = prefiller.prompt(reading, "answer", prefiller.ids(reading, "answer", question))
+        ids = prefiller.decoded(prompt, decoding, "decode")
+        return Written(self.words.text(ids), "", self._blocks(reading, prompt))
+
+    def condition(
+        self,
+        reading: InternVLUReading,
+        task: ImageTask,
+        text: str,
+        sampling: Sampling,
+        think: Decoding | None,
+        grid: Grid,
+        run: Run,
+    ) -> Conditioned[DiTConditioning]:
+        """Prefill the prompts that guidance compares, and think if asked to."""
+        prefiller = self.prefiller(run)
+        latents = self._latents(reading, run)
+        unguided = prefiller.unguided(reading, task, latents)
+        ids = prefiller.ids(reading, task, text)
+        thought: list[int] = []
+        if think is None:
+            prompt = prefiller.prompt(reading, task, (*ids, self.words.start))
+        else:
+            prompt = prefiller.prompt(reading, task, ids)
+            thought = prefiller.decoded(prompt, think, "think")
+            prompt = prefiller.extended(prompt, (*thought, self.words.start), reading)
+        full = PromptStates.of(prompt, self.words, reading.kept, latents)
+        dit = self.network.generation_decoder.decoder
+        contexts = [states.embedded(dit, self.config, grid) for states in (full, *unguided)]
+        return Conditioned(
+            Branches.of(contexts[0], contexts[1], contexts[-1]),
+            self._blocks(reading, prompt),
+            self.words.text(thought),
+            _notes(sampling, len(full.states), reading.visual_tokens),
+        )
+
+    def denoiser(self, grid: Grid) -> InternVLUDenoiser:
+        """The velocity of latents of (h, w)."""
+        decoder = self.network.generation_decoder.decoder
+        return InternVLUDenoiser(decoder, self.config.latent_patch, self.compute_dtype)
 
     def latent_grid(self, size: Size) -> Grid:
-        """Rows and columns of the latent (not of its patches)."""
+        """(h, w) of the latent."""
         return latent_grid_for(*size, self.config)
 
-    def paint(self, reading: Reading, job: Job) -> Painted:
-        """Prefill the rows that guidance compares, think, denoise."""
-        watch, prompting = job.watch, self.prompting
-        latents = self._latents(reading, watch)
-        unguided = prompting.unguided(reading, job.task, latents, watch)
-        prompt = prompting.prompt(reading, job.task, job.text)
-        thought: list[int] = []
-        if job.think is not None:
-            row = prompting.row(reading, job.task, prompt, watch)
-            with watch.stage("decode"):
-                thought = self._write(row, job.think, "think", job.progress)
-            row = prompting.extended(row, (*thought, self.words.start), reading, watch)
-        else:
-            row = prompting.row(reading, job.task, (*prompt, self.words.start), watch)
-        full, tell = Condition.of(row, self.words, reading.kept, latents), job.progress
+    def starting_noise(self, seed: int, grid: Grid) -> Tensor:
+        """Drawn channel by channel, as the authors do."""
+        shape = (self.config.latent_channels, *grid)
+        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
-        def preview(done: int, total: int, latent: Tensor) -> None:
-            if tell is not None:
-                tell("denoise", done, total, latent)
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """The autoencoder's mode: [3, H, W] of -1 … 1 -> [16, H/8, W/8] fp32."""
+        return self.vae.encode(pixels)
 
-        with watch.stage("denoise"):
-            on_step = preview if tell is not None else None
-            latent = paint_latent(self.network, (full, *unguided), job.grid, job.sampling, job.noise, on_step)
-        notes = notes_on(job.sampling, len(full.states), reading.visual_tokens)
-        return Painted(latent, self.words.text(thought), _blocks(reading, row), notes)
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """[16, h, w] -> [3, 8h, 8w] fp32 of -1 … 1."""
+        return self.vae.decode(latent)
 
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
         """What the autoencoder made, [3, H, W] of -1 … 1 -> [h, w, 3] of 0 … 1 at the size asked for."""
@@ -164,22 +162,21 @@ class InternVLU(PictureModel[Reading]):
         """Refuse what is no text, and words that the model reads as signs."""
         check_text(field, text)
 
-    def check_thinking(self, purpose: Purpose, think: bool) -> None:
-        """Refuse to think before an answer."""
-        if think and purpose == "answer":
-            what = "InternVL-U does not reason before an answer"
-            raise SettingsError(what, where="think", fix="Turn it off; it can reason before it paints")
+    def _latents(self, reading: InternVLUReading, run: Run) -> list[Tensor]:
+        return [self.latent_of(picture, run) for picture in reading.encoding.pictures]
 
-    def _write(self, row: Row, decoding: Decoding, stage: str, progress: Progress | None) -> list[int]:
-        """Generate a text behind a row, which stays as it is."""
-        tokens = write_tokens(self.network.vlm, self.words, row, decoding)
-        return written(tokens, decoding.max_tokens, stage, progress)
-
-    def _latents(self, reading: Reading, watch: Stopwatch) -> list[Tensor]:
-        return [self.latent_of(picture, watch) for picture in reading.encoding.pictures]
+    def _blocks(self, reading: InternVLUReading, prompt: PromptPrefix) -> list[PrefilledBlock]:
+        """A prompt as one block, with all visual tokens before and those that stay after."""
+        saved = reading.visual_tokens.before - reading.visual_tokens.after
+        return [PrefilledBlock(len(prompt.ids) + saved, prompt.prefix.rows_by_layer, causal=True)]
 
 
-def _blocks(reading: Reading, row: Row) -> list[Block]:
-    """A row as one block, with all visual tokens before and those that stay after."""
-    saved = reading.visual_tokens.before - reading.visual_tokens.after
-    return [Block(Change(len(row.ids) + saved, len(row.ids)), causal=True)]
+def _notes(sampling: Sampling, states: int, visual_tokens: Change) -> list[str]:
+    """What a report says of an image made beside `states` states of the language model."""
+    notes, saved = [], visual_tokens.before - visual_tokens.after
+    if saved:
+        notes.append(f"The DiT read {states:,} states instead of {states + saved:,} in each step.")
+    guidance = sampling.guidance
+    if (guidance.renorm, guidance.renorm_min) != (Guidance.renorm, Guidance.renorm_min):
+        notes.append("renorm and renorm_min were not used: InternVL-U damps differences in its first steps instead.")
+    return notes

@@ -1,4 +1,4 @@
-"""Where the dit believes its tokens: three coordinates a token (frame, row, column), and their rotation.
+"""Where the DiT places its tokens: three coordinates a token (frame, row, column), and their rotation.
 
 Pictures have a frame of their own and rows and columns around its centre; words stand on the diagonal. A counter runs
 through the sequence and goes on behind the largest coordinate of each picture (goldens `unit/decoder_parts`).
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Grid = tuple[int, int]  # rows, columns
+from ..values import Grid
 
 
 def frame(number: int, grid: Grid) -> Tensor:
@@ -26,7 +26,7 @@ def stretched_frame(number: int, grid: Grid, scale: float) -> Tensor:
     return _cross(number, rows, columns)
 
 
-def canvas_positions(grids: Sequence[Grid]) -> Tensor:
+def latent_positions(grids: Sequence[Grid]) -> Tensor:
     """The noisy latent and behind it the latents of the pictures: [Σ h·w, 3], one frame each."""
     return torch.cat([frame(number, grid) for number, grid in enumerate(grids)])
 
@@ -34,10 +34,10 @@ def canvas_positions(grids: Sequence[Grid]) -> Tensor:
 def context_positions(
     start: int, is_visual: Sequence[bool], kept: Sequence[Tensor | None], grid: Grid, scale: float
 ) -> Tensor:
-    """The words and visual tokens that condition the dit.
+    """The words and visual tokens that condition the DiT.
 
     Args:
-        start: the counter behind the canvas.
+        start: the counter behind the latents.
         is_visual: [n] whether a token is a visual one; the tokens of a picture stand in a row.
         kept: for each picture, [K] int64 which tokens of its grid these are; None makes words of them, as published
             for reduced pictures.
@@ -63,9 +63,9 @@ def context_positions(
     return torch.cat(positions)
 
 
-def behind(canvas: Tensor) -> int:
-    """The counter behind a canvas."""
-    return int(canvas.max()) + 1
+def behind(latents: Tensor) -> int:
+    """The counter behind the latents."""
+    return int(latents.max()) + 1
 
 
 def rotation(positions: Tensor, axes: Sequence[int], theta: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,9 @@ from torch import Tensor
 from ... import checks
 from ...images import Picture, open_image
 from ..registry import Size
+from ..values import Grid
 from .config import AreaRule, InternVLUConfig
-
-Grid = tuple[int, int]  # rows, columns
-
-LARGEST_SIDE = 2048  # of a picture to paint; twice what the model was trained with
+from .facts import LARGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -137,18 +135,6 @@ def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:
     checks.whole("height", height, low=config.latent_stride, high=LARGEST_SIDE)
     unit, patch = config.latent_stride, config.latent_patch
     return height // unit * patch, width // unit * patch
-
-
-def patchify(latent: Tensor, patch: int) -> Tensor:
-    """Cut [C, h·patch, w·patch] into tokens [h·w, C·patch·patch], row by row; inside a token: channel, row, column."""
-    cells = latent.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # [C, h, p, w, q]
-    return cells.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
-
-
-def unpatchify(tokens: Tensor, grid: Grid, patch: int) -> Tensor:
-    """The inverse of `patchify`: [..., h·w, C·patch·patch] -> [..., C, h·patch, w·patch] for grid (h, w) of tokens."""
-    cells = tokens.unflatten(-2, grid).unflatten(-1, (-1, patch, patch))  # [..., h, w, C, p, q]
-    return cells.movedim(-3, -5).movedim(-2, -3).flatten(-2).flatten(-3, -2)
 
 
 def _levels(image: Image.Image) -> Tensor:

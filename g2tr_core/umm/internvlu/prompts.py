@@ -51,7 +51,7 @@ NOTHING = "Here is a random image <img_uncond>:"
 
 
 @dataclass(frozen=True)
-class Words:
+class ChatTokenizer:
     """The tokenizer, and the ids that have a meaning of their own.
 
     Args:
@@ -67,7 +67,7 @@ class Words:
     ends: frozenset[int]
 
     @classmethod
-    def of(cls, tokenizer: Any, home: Path) -> Words:
+    def of(cls, tokenizer: Any, home: Path) -> ChatTokenizer:
         """Look the ids up; arguments are what `umm.tokenizer.load_tokenizer` returned.
 
         Raises:

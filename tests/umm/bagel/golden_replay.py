@@ -19,20 +19,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from g2tr_core.generation.sampling import guide
+from g2tr_core.generation.flow import Branches
+from g2tr_core.generation.guidance import renormalised
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.nn.kv_cache import Canvas, Context, KVCache
+from g2tr_core.nn.decoder import Block, TextWriter
+from g2tr_core.nn.kv_cache import KVCache, KVPrefix
+from g2tr_core.nn.patches import patchify, unpatchify
 from g2tr_core.reduction import Reduction
-from g2tr_core.umm.bagel import generate as generate_module
-from g2tr_core.umm.bagel import model as model_module
 from g2tr_core.umm.bagel import preprocess
 from g2tr_core.umm.bagel.config import ResizeRule
-from g2tr_core.umm.bagel.conversation import Conversation
+from g2tr_core.umm.bagel.conversation import BagelReading, Conversation, split_thinking
 from g2tr_core.umm.bagel.model import Bagel
-from g2tr_core.umm.bagel.network import Denoiser
-from g2tr_core.umm.bagel.prompts import split_thinking
-from g2tr_core.umm.bagel.reading import Reading
+from g2tr_core.umm.bagel.network import BagelDenoiser
+from g2tr_core.umm.values import GeneratedImage
 
+UNRECORDED_FORWARD = BagelDenoiser.forward
 STAGE = {"atol": 3e-5, "rtol": 1e-5}
 STEP = {"atol": 3e-5, "rtol": 1e-4}
 FLOW = {"atol": 1e-4, "rtol": 1e-4}
@@ -85,6 +86,7 @@ class Replay:
         self.checked: set[str] = set()
         self.blocks: list[tuple[str, torch.Tensor, torch.Tensor]] = []  # kind, decoder input, decoder output
         self.layout: list[tuple[KVCache, int, int, str]] = []  # which rows of which cache each block took
+        self.branches: Branches[KVPrefix] | None = None
         self.vit_outputs: list[torch.Tensor] = []
         self.step = 0
 
@@ -154,23 +156,25 @@ class Replay:
                 renorm_min=params["cfg_renorm_min"],
             ),
         )
-        noise = self.recorded["init_noise"]
+        noise = self._latent(self.recorded["init_noise"])
         self.checked.add("init_noise")
         if any(isinstance(entry, Path) for entry in inputs):
             instruction = inputs.pop() if isinstance(inputs[-1], str) else ""
             reading = self.model.read(inputs, self.reduction, purpose="edit", think=think is not None)
             self._check_pictures(reading)
-            painting = self.model.edit(reading, instruction, self.sampling, noise=noise, think=think)
+            made = self.model.edit(reading, instruction, self.sampling, noise=noise, think=think)
         else:
             height, width = params["image_shapes"]
-            painting = self.model.imagine(inputs[0], self.sampling, size=(width, height), noise=noise, think=think)
+            made = self.model.imagine(inputs[0], self.sampling, size=(width, height), noise=noise, think=think)
         if "text_output" in self.record:
-            assert painting.thinking == "".join(self.record["text_output"])
-        patches = preprocess.patchify(painting.latent, self.model.config.latent_patch)
-        self.check("final_latent", patches, FLOW)
-        self.check("decode0.in", painting.latent, FLOW)
-        self.check("decode0.out", self.model.vae.decode(painting.latent), FLOW)
-        ours = np.asarray(painting.image).astype(int)
+            assert made.thinking == "".join(self.record["text_output"])
+        self._check_made(made)
+
+    def _check_made(self, made: GeneratedImage) -> None:
+        self.check("final_latent", self._patches(made.latent), FLOW)
+        self.check("decode0.in", made.latent, FLOW)
+        self.check("decode0.out", self.model.vae.decode(made.latent), FLOW)
+        ours = np.asarray(made.image).astype(int)
         images = [self.recorded["image_u8"].numpy()] if "image_u8" in self.recorded else []
         png = self.case.tensors.with_suffix(".png")
         images += [np.asarray(Image.open(png))] if png.is_file() else []
@@ -178,7 +182,7 @@ class Replay:
             assert np.abs(ours - image.astype(int)).max() <= 1, f"{self.case.name}: pixels differ by more than 1"
         self.checked.add("image_u8")
 
-    def _check_pictures(self, reading: Reading) -> None:
+    def _check_pictures(self, reading: BagelReading) -> None:
         pictures = [event for event in self.record["events"] if event["op"] in ("image", "chat")]
         config = self.model.config
         for event, encoded, reduced in zip(pictures, reading.encoding.pictures, reading.reduced, strict=True):
@@ -204,16 +208,19 @@ class Replay:
     def _recording(self):
         """Let the model run as it is, and compare what passes the borders between its parts."""
         model, decoder, replay = self.model, self.model.network.language_model.model, self
-        remember, anchors = decoder.remember, model.anchors
-        write, paint = model_module.write_tokens, model_module.paint_latent
+        prefill, anchors, write = decoder.prefill, model.anchors, model._decoded
         pictures = [event for event in self.record["events"] if event["op"] in ("image", "chat")]
         latents = sorted(name for name in self.recorded if re.fullmatch(r"vae_latent\.\d+", name))
         twice = len(latents) == 2 * len(pictures)  # once for the context, once more for the anchors
         encoded = [0]
 
-        def recording_remember(und, gen, positions, memory):
-            replay._note_block(und, gen, memory, decoder(und, gen, positions, memory))
-            remember(und, gen, positions, memory)  # what runs for real must leave the same rows
+        def recording_prefill(prefix: KVPrefix, blocks: list[Block], **options):
+            (block,) = blocks
+            placed = replace(block, rope_ids=block.rope_ids + prefix.position)
+            outputs = decoder(placed, prefix.write(block.rows))
+            done = prefill(prefix, blocks, **options)  # what runs for real must leave the same rows
+            replay._note_block(block, done.prefix, outputs)
+            return done
 
         def recorded_encode(pixels):
             index = encoded[0] * (2 if twice else 1)
@@ -229,34 +236,36 @@ class Replay:
             replay.check(f"ev{pictures[encoded[0] - 1].get('i', 0)}.vit.anchors", result[0])
             return result
 
-        def recording_write(network, context, decoding):
+        def recording_write(conversation, *arguments):
             if replay.record.get("understanding_output"):
-                replay._check_rows("gen", context)
-            yield from write(network, context, decoding)
-            replay._check_writing(context)
+                replay._check_rows("gen", conversation.full)
+            text = write(conversation, *arguments)
+            replay._check_writing(conversation.full)
+            return text
 
-        def recording_paint(network, conversation, *arguments):
+        def recording_branches(conversation, *, image_guidance):
             replay._check_contexts(conversation)
-            return paint(network, conversation, *arguments)
+            replay.branches = branches(conversation, image_guidance=image_guidance)
+            return replay.branches
 
         def note_vit(module, arguments, output):
             replay.vit_outputs.append(output)
 
-        class RecordingDenoiser(Denoiser):
-            def __call__(self, latent, time, chosen=slice(None)):
-                velocities = super().__call__(latent, time, chosen)
-                replay._check_step(latent, time, velocities)
-                return velocities
+        def recording_forward(denoiser, x, t, context, options=None):
+            velocities = forward(denoiser, x, t, context, options)
+            replay._check_step(x, t, velocities)
+            return velocities
 
+        branches, forward = Conversation.branches, BagelDenoiser.forward
         hook = model.network.vit_model.register_forward_hook(note_vit)
         try:
             with (
-                patch.object(decoder, "remember", recording_remember),
+                patch.object(decoder, "prefill", recording_prefill),
                 patch.object(model.vae, "encode", recorded_encode),
                 patch.object(model, "anchors", recording_anchors),
-                patch.object(model_module, "write_tokens", recording_write),
-                patch.object(model_module, "paint_latent", recording_paint),
-                patch.object(generate_module, "Denoiser", RecordingDenoiser),
+                patch.object(model, "_decoded", recording_write),
+                patch.object(Conversation, "branches", recording_branches),
+                patch.object(BagelDenoiser, "forward", recording_forward),
             ):
                 yield
         finally:
@@ -272,11 +281,10 @@ class Replay:
             self.checked.add(f"vae_noise.{index}")
         self.check(f"vae_latent.{index}", 0.3611 * (sample - 0.1159))
 
-    def _note_block(self, und, gen, memory, outputs) -> None:
-        kind = "vae" if gen is not None else "text" if memory.causal else "vit"
-        rows = memory.context.length - memory.start
-        self.blocks.append((kind, published_order(und, gen), published_order(*outputs)))
-        self.layout.append((memory.context.cache, memory.start, rows, kind))
+    def _note_block(self, block: Block, behind: KVPrefix, outputs) -> None:
+        kind = "vae" if block.gen is not None else "text" if block.causal else "vit"
+        self.blocks.append((kind, published_order(block.und, block.gen), published_order(*outputs)))
+        self.layout.append((behind.cache, behind.lengths[0] - block.rows, block.rows, kind))
 
     def _check_blocks(self) -> None:
         """Decoder inputs and outputs of every block, in the order of the record; ours skips blocks that coincide."""
@@ -293,72 +301,73 @@ class Replay:
             self.check(f"{name}.llm_in", inputs)
             self.check(f"{name}.llm_out", outputs)
 
-    def _check_rows(self, name: str, context: Context) -> None:
+    def _check_rows(self, name: str, prefix: KVPrefix) -> None:
         """Keys and values, in the published order of rows: a latent block's end marker comes last there."""
-        order = torch.arange(context.length)
+        order = torch.arange(prefix.length)
         for cache, start, rows, kind in self.layout:
-            if cache is context.cache and kind == "vae" and start < context.length:
-                order[start : start + rows] = start + torch.tensor([0, *range(2, rows), 1])
+            if cache is prefix.cache and kind == "vae" and start < prefix.lengths[0]:
+                first = start + prefix.length - prefix.lengths[0]
+                order[first : first + rows] = first + torch.tensor([0, *range(2, rows), 1])
         for layer in range(self.model.config.layers):
-            key, value = context.cache.layer(layer, context.length)
-            self.check(f"kv.{name}.k.{layer}", key[order])
-            self.check(f"kv.{name}.v.{layer}", value[order])
+            ranges = prefix.ranges(layer)
+            self.check(f"kv.{name}.k.{layer}", torch.cat([each.key for each in ranges])[order])
+            self.check(f"kv.{name}.v.{layer}", torch.cat([each.value for each in ranges])[order])
 
     def _check_contexts(self, conversation: Conversation) -> None:
         """Lengths, rope positions and rows of all guidance contexts; then every combination of guidance at step 0."""
         for name, ours in (("gen", "full"), ("cfg_text", "no_text"), ("cfg_img", "texts")):
-            context, recorded = getattr(conversation, ours), self.record["gen_image"]["contexts"][name]
-            assert (context.length, context.position) == (recorded["kv_lens"][0], recorded["ropes"][0]), name
-            self._check_rows(name, context)
-        contexts, self.plan = conversation.branches(image_guidance=True, batched=True)
-        noise, config = self.recorded["init_noise"], self.model.config
-        positions = preprocess.grid_positions(self._latent_grid(), config.latent_side)
-        with Canvas(contexts, len(noise) + 2) as canvas:
-            velocities = Denoiser(self.model.network, canvas, positions)(noise, torch.tensor(1.0))
+            prefix, recorded = getattr(conversation, ours), self.record["gen_image"]["contexts"][name]
+            assert (prefix.length, prefix.position) == (recorded["kv_lens"][0], recorded["ropes"][0]), name
+            self._check_rows(name, prefix)
+        everything = Branches.of(conversation.full, conversation.no_text, conversation.texts)
+        height, width = self.record["gen_image"]["image_shape_hw"]
+        noise = self._latent(self.recorded["init_noise"]).repeat(len(everything.contexts), 1, 1, 1)
+        denoiser = self.model.denoiser((height // 8, width // 8))
+        velocities = UNRECORDED_FORWARD(denoiser, noise, torch.ones(1), everything.contexts)
         for combo in self.record.get("combos", []):
             guidance = Guidance(
                 combo["cfg_text_scale"], combo["cfg_img_scale"], (0.0, 1.0), combo["renorm"], combo["renorm_min"]
             )
-            self.check(f"combo.{combo['name']}", self._guided(velocities, guidance, 1.0), FLOW)
+            self.check(f"combo.{combo['name']}", self._guided(velocities, everything, guidance, 1.0), FLOW)
 
-    def _latent_grid(self) -> tuple[int, int]:
+    def _patches(self, latent: torch.Tensor) -> torch.Tensor:
+        return patchify(latent, self.model.config.latent_patch, "pqc")
+
+    def _latent(self, patches: torch.Tensor) -> torch.Tensor:
         height, width = self.record["gen_image"]["image_shape_hw"]
-        return height // 16, width // 16
+        return unpatchify(patches, (height // 16, width // 16), self.model.config.latent_patch, "pqc")
 
-    def _guided(self, velocities: torch.Tensor, guidance: Guidance, time: float) -> torch.Tensor:
+    def _guided(self, velocities: torch.Tensor, branches: Branches, guidance: Guidance, time: float) -> torch.Tensor:
+        full, no_text = velocities[:1], velocities[branches.no_text : branches.no_text + 1]
         if not guidance.acts_at(time):
-            return velocities[0]
-        no_image = velocities[self.plan.no_image] if guidance.image_scale > 1 else None
-        return guide(velocities[0], velocities[self.plan.no_text], no_image, guidance)
+            return self._patches(full)
+        bare = velocities[branches.bare : branches.bare + 1] if guidance.image_scale > 1 else None
+        return self._patches(renormalised(full, no_text, bare, guidance, time))
 
-    def _check_step(self, latent: torch.Tensor, time: torch.Tensor, velocities: torch.Tensor) -> None:
-        name, self.step = f"step{self.step}", self.step + 1
-        self.check(f"{name}.t", time)
-        self.check(f"{name}.x_t", latent, FLOW)
-        self.check(f"{name}.v_cond", velocities[0], STEP)
-        if self.sampling.guidance.acts_at(float(time)):
-            self.check(f"{name}.v_text", velocities[self.plan.no_text], STEP)
+    def _check_step(self, x: torch.Tensor, t: torch.Tensor, velocities: torch.Tensor) -> None:
+        name, self.step, time = f"step{self.step}", self.step + 1, float(t)
+        self.check(f"{name}.t", t)
+        self.check(f"{name}.x_t", self._patches(x[0]), FLOW)
+        self.check(f"{name}.v_cond", self._patches(velocities[0]), STEP)
+        if self.sampling.guidance.acts_at(time):
+            self.check(f"{name}.v_text", self._patches(velocities[self.branches.no_text]), STEP)
             if self.sampling.guidance.image_scale > 1:
-                self.check(f"{name}.v_img", velocities[self.plan.no_image], STEP)
-        self.check(f"{name}.v_t", self._guided(velocities, self.sampling.guidance, float(time)), FLOW)
+                self.check(f"{name}.v_img", self._patches(velocities[self.branches.bare]), STEP)
+        self.check(f"{name}.v_t", self._guided(velocities, self.branches, self.sampling.guidance, time), FLOW)
 
-    def _check_writing(self, context: Context) -> None:
+    def _check_writing(self, prefix: KVPrefix) -> None:
         """Feed the recorded tokens one by one: logits, the next token, and the rows that they leave."""
         written = self.record["generate_text"]
-        assert (context.length, context.position) == (written["kv_len"][0], written["first_pos"][0]), self.case.name
-        tokens, logits = self.recorded["gen_tokens"].flatten(), []
-        for token in tokens:
-            context, row = self.model.network.next_logits(context, token.reshape(1))
-            logits.append(row)
-        self.check("logits", torch.stack(logits))
-        self.check("gen_tokens", torch.cat((tokens[:1], torch.stack(logits).argmax(-1)[:-1])))
-        self._check_rows_after_writing(context)
-
-    def _check_rows_after_writing(self, context: Context) -> None:
+        assert (prefix.length, prefix.position) == (written["kv_len"][0], written["first_pos"][0]), self.case.name
+        tokens = self.recorded["gen_tokens"].flatten()
+        writer = TextWriter(self.model.network.language_model, prefix, len(tokens))
+        logits = torch.stack([writer(token.reshape(1)) for token in tokens])
+        self.check("logits", logits)
+        self.check("gen_tokens", torch.cat((tokens[:1], logits.argmax(-1)[:-1])))
         names = [name.replace("kv_after_generate", "kv.after") for name in self.recorded]
         if any(name.startswith("kv.after") for name in names):
             self.recorded = {n.replace("kv_after_generate", "kv.after"): t for n, t in self.recorded.items()}
-            self._check_rows("after", context)
+            self._check_rows("after", writer.finish())
 
 
 def published_order(und: torch.Tensor | None, gen: torch.Tensor | None) -> torch.Tensor:

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
+from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.operations import CastingLinear, casting
 from g2tr_core.umm.bagel.checkpoint import Parts, load_parts
-from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
+from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule, read_config
 from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens
-from g2tr_core.umm.bagel.sizes import read_config
 from tests.goldens import BAGEL_TINY, golden_folders
 
 Tensors = dict[str, torch.Tensor]
@@ -58,12 +58,16 @@ def logits(parts: Parts) -> torch.Tensor:
     """Of the next token behind a text and a picture, through both experts."""
     network, cpu = parts.network, torch.device("cpu")
     with torch.inference_mode():
-        context = network.append_text(network.new_context(64, cpu), torch.arange(9))
         latent = torch.linspace(-1, 1, 8 * 64).reshape(8, 64)
-        context = network.append_latent(context, latent, torch.arange(8))
-        patches = torch.linspace(-1, 1, 6 * 588).reshape(6, 588)
-        context = network.append_visual(context, network.visual_features(patches, torch.arange(6)), torch.arange(6))
-        return network.next_logits(context, torch.tensor([5]))[1].float()
+        features = network.visual_features(torch.linspace(-1, 1, 6 * 588).reshape(6, 588), torch.arange(6))
+        model = network.language_model
+        blocks = [
+            network.text_block(torch.arange(9)),
+            network.latent_block(latent, torch.arange(8)),
+            network.visual_block(features, torch.arange(6)),
+        ]
+        prefix = model.model.prefill(model.empty(64, cpu), blocks).prefix
+        return TextWriter(model, prefix, 1)(torch.tensor([5])).float()
 
 
 @pytest.mark.parametrize("keys", KEYS, ids=str)

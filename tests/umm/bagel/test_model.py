@@ -29,11 +29,11 @@ class Counting:
     def __init__(self, model: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.vit = self.vae = self.rows = 0
         decoder, vae, network = model.network.language_model.model, model.vae, model.network
-        remember, encode, features = decoder.remember, vae.encode, network.visual_features
+        prefill, encode, features = decoder.prefill, vae.encode, network.visual_features
 
-        def counted_remember(und, gen, positions, memory):
-            self.rows += memory.context.length - memory.start
-            return remember(und, gen, positions, memory)
+        def counted_prefill(prefix, blocks, **options):
+            self.rows += sum(block.rows for block in blocks)
+            return prefill(prefix, blocks, **options)
 
         def counted_encode(pixels):
             self.vae += 1
@@ -43,7 +43,7 @@ class Counting:
             self.vit += 1
             return features(patches, positions)
 
-        monkeypatch.setattr(decoder, "remember", counted_remember)
+        monkeypatch.setattr(decoder, "prefill", counted_prefill)
         monkeypatch.setattr(vae, "encode", counted_encode)
         monkeypatch.setattr(network, "visual_features", counted_features)
 
@@ -142,13 +142,13 @@ def test_guidance_one_by_one_paints_the_same(tiny: Bagel, text_scale: float) -> 
 
 
 def test_image_guidance_without_a_picture_costs_no_extra_branch(tiny: Bagel) -> None:
-    from g2tr_core.umm.bagel.conversation import Conversation
+    from g2tr_core.umm.bagel.conversation import Conversation, Text
 
-    empty = tiny.network.new_context(64, tiny.device)
+    empty = tiny.network.language_model.empty(64, tiny.device)
     with torch.inference_mode():
-        conversation = Conversation.begin(tiny.network, empty, guided=True).say(torch.tensor([5, 6, 7]))
-    contexts, plan = conversation.branches(image_guidance=True, batched=True)
-    assert len(contexts) == 2 and plan.no_image == 0 and plan.no_text == 1
+        conversation = Conversation.begin(tiny.network, empty, guided=True).add([Text(torch.tensor([5, 6, 7]))])
+    branches = conversation.branches(image_guidance=True)
+    assert len(branches.contexts) == 2 and branches.bare == 0 and branches.no_text == 1
 
 
 @pytest.mark.parametrize("stage", ["read", "decode", "denoise", "think"])
@@ -217,15 +217,22 @@ def test_reports_add_up(tiny: Bagel) -> None:
 
 
 def test_flops_are_those_of_the_formula_at_full_size() -> None:
-    from g2tr_core.report import Block, Change, DecoderCost
+    from g2tr_core.report import DecoderCost, PrefilledBlock
     from g2tr_core.umm.bagel.config import BagelConfig
 
     model = copy(load(BAGEL_TINY, dtype=torch.bfloat16))
     model.config = BagelConfig()
-    assert model.cost == DecoderCost(weights=6_525_288_448, attention_width=100_352, kv_bytes=57_344)
-    flops = model.cost.prefill_flops([Block(Change(10, 5), causal=False), Block(Change(3, 3), causal=True)])
+    assert model.cost == DecoderCost(layers=28, weights=233_046_016, attention_width=3584, kv_bytes_a_layer=2048)
+    assert model.cost.kv_bytes == 57_344
+    pruned = (10, 10, *[5] * 26)  # as a method that works inside the decoder leaves them
+    blocks = [PrefilledBlock(10, pruned, causal=False), PrefilledBlock(3, (3,) * 28, causal=True)]
+    flops = model.cost.prefill_flops(blocks)
     pairs = 10 * 10 + 3 * 10 + 6
     assert flops.before == 2 * 13 * 6_525_288_448 + 4 * pairs * 100_352
+    of_half = 2 * 8 * 233_046_016 + 4 * (25 + 15 + 6) * 3584
+    assert flops.after == 2 * flops.before // 28 + 26 * of_half
+    kept = model.cost.kept_bytes(blocks)
+    assert (kept.before, kept.after) == (13 * 57_344, (2 * 13 + 26 * 8) * 2048)
 
 
 def test_a_small_picture_says_that_the_encode_does_not_pay(tiny: Bagel) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from g2tr_core.generation.sampling import timesteps
-from g2tr_core.nn.attention import rotary_table
-from g2tr_core.report import Stopwatch
+from g2tr_core.generation.solvers import flow_times
+from g2tr_core.nn.patches import patchify
+from g2tr_core.nn.rope import rotary_table
+from g2tr_core.run import Run
 from g2tr_core.umm.bagel import preprocess
 from tests.goldens import golden_folders
 from tests.umm.bagel.conftest import SMALL, model_of
@@ -76,7 +77,7 @@ def test_parts_of_the_network(root: Path) -> None:
         latent = model.vae.encode(prepared.vae_pixels)
         close(latent, of["vae_latent_mean"], "vae_latent_mean")
         close(model.vae.decode(of["vae_latent_mean"][0]), of["vae_decoded_from_mean"], "vae_decoded_from_mean")
-        patches = preprocess.patchify(of["vae_latent_mean"][0], config.latent_patch)
+        patches = patchify(of["vae_latent_mean"][0], config.latent_patch, "pqc")
         close(patches, of["latent_tokens_mean"], "latent_tokens_mean")
         places = preprocess.grid_positions(prepared.latent_grid, config.latent_side)
         close(places, of["latent_position_ids"], "latent_position_ids")
@@ -102,8 +103,7 @@ def test_pictures_are_read_apart(root: Path) -> None:
     encoding = model.encode(pictures)
     hook.remove()
     close(torch.cat(outputs), recorded["packed_a_c.vit_out"], "packed_a_c.vit_out")
-    watch = Stopwatch(model.device)
-    alone = model.latent_of(encoding.pictures[1], watch)
+    alone = model.latent_of(encoding.pictures[1], Run(model.device))
     padded = recorded["packed_a_c.vae_latent_mean_padded"][1, :, : alone.shape[1], : alone.shape[2]]
     assert (alone - padded).abs().max() > 0.01, "ours must not see the padding"
 
@@ -120,7 +120,7 @@ def test_time_rope_and_schedule(root: Path) -> None:
     close(torch.cat((sin, sin), dim=-1), recorded["rope.sin"], "sin")
     for name in [name for name in recorded if name.endswith(".timesteps")]:
         count, shift = name.split(".", 1)[1].rsplit(".", 1)[0].removeprefix("N").split("_shift")
-        times = timesteps(int(count), float(shift))
+        times = flow_times(int(count) - 1, float(shift))
         close(times[:-1], recorded[name], name)
         close(times[:-1] - times[1:], recorded[name.replace("timesteps", "dts")], name)
 

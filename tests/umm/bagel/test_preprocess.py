@@ -17,16 +17,15 @@ from safetensors.torch import load_file
 from g2tr_core.embedded import PHOTO
 from g2tr_core.errors import ImageError, SettingsError
 from g2tr_core.images import open_image
+from g2tr_core.nn.patches import patchify, unpatchify
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
 from g2tr_core.umm.bagel.preprocess import (
     fit_size,
     grid_positions,
     latent_grid_for,
-    patchify,
     pixels,
     prepare,
     resize,
-    unpatchify,
 )
 from tests.goldens import golden_folders
 
@@ -100,10 +99,10 @@ def test_patches_and_positions_are_the_recorded_ones(folder):
         vit_pixels, latent = blocks[f"{name}.vit_pixels"], blocks[f"{name}.vae_latent_mean"][0]
         vit_grid = (vit_pixels.shape[1] // CONFIG.vit_patch, vit_pixels.shape[2] // CONFIG.vit_patch)
         latent_grid = (latent.shape[1] // CONFIG.latent_patch, latent.shape[2] // CONFIG.latent_patch)
-        tokens = patchify(latent, CONFIG.latent_patch)
-        assert torch.equal(patchify(vit_pixels, CONFIG.vit_patch), blocks[f"{name}.vit_patches"])
+        tokens = patchify(latent, CONFIG.latent_patch, "pqc")
+        assert torch.equal(patchify(vit_pixels, CONFIG.vit_patch, "pqc"), blocks[f"{name}.vit_patches"])
         assert torch.equal(tokens, blocks[f"{name}.latent_tokens_mean"])
-        assert torch.equal(unpatchify(tokens, latent_grid, CONFIG.latent_patch), latent)
+        assert torch.equal(unpatchify(tokens, latent_grid, CONFIG.latent_patch, "pqc"), latent)
         assert torch.equal(grid_positions(vit_grid, CONFIG.vit_side), blocks[f"{name}.vit_position_ids"])
         assert torch.equal(grid_positions(latent_grid, CONFIG.latent_side), blocks[f"{name}.latent_position_ids"])
 
@@ -168,14 +167,14 @@ def test_fitted_sizes_are_whole_strides_within_the_limits(width, height, rule):
 def test_unpatchify_undoes_patchify(grid, channels, patch):
     rows, columns = grid
     image = torch.arange(channels * rows * columns * patch**2).view(channels, rows * patch, columns * patch)
-    tokens = patchify(image, patch)
+    tokens = patchify(image, patch, "pqc")
     assert tokens.shape == (rows * columns, patch * patch * channels)
-    assert torch.equal(unpatchify(tokens, grid, patch), image)
+    assert torch.equal(unpatchify(tokens, grid, patch, "pqc"), image)
 
 
 def test_a_token_is_ordered_row_column_channel():
     image = torch.stack([torch.arange(24).view(4, 6), 100 + torch.arange(24).view(4, 6)])  # [C=2, 4, 6]
-    assert patchify(image, 2)[1].tolist() == [2, 102, 3, 103, 8, 108, 9, 109]
+    assert patchify(image, 2, "pqc")[1].tolist() == [2, 102, 3, 103, 8, 108, 9, 109]
 
 
 def test_prepare_at_the_released_size():

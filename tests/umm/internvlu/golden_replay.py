@@ -1,6 +1,6 @@
 """Replays one recorded scenario of the published code, comparing everything on the way.
 
-Prompts, encoders, prefill, dit, solver and decoder are ours as they are. Where the published code has defects that
+Prompts, encoders, prefill, DiT, solver and decoder are ours as they are. Where the published code has defects that
 ours has not (padding, merging across rows, anchors of text mode, positions after a reduction, a cut thought), their
 product is handed in: `published` makes it from public functions.
 """
@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from g2tr_core.generation.flow import Branches, denoise
+from g2tr_core.generation.guidance import damped
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
+from g2tr_core.generation.solvers import MultistepDPM
+from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.reduction import Reduction
-from g2tr_core.report import Stopwatch
-from g2tr_core.umm.internvlu import guidance as guidance_module
+from g2tr_core.run import Run
 from g2tr_core.umm.internvlu.model import InternVLU
-from g2tr_core.umm.internvlu.network import InternVLUNetwork
-from g2tr_core.umm.internvlu.positions import behind, canvas_positions, context_positions
+from g2tr_core.umm.internvlu.positions import behind, context_positions, latent_positions
+from g2tr_core.umm.internvlu.prefix import InternVLUReading, PromptPrefix, PromptStates, turn_with
 from g2tr_core.umm.internvlu.preprocess import latent_grid_for
-from g2tr_core.umm.internvlu.prompting import Prompting
 from g2tr_core.umm.internvlu.prompts import NOTHING, SYSTEM, Task, no_text_turn, render
-from g2tr_core.umm.internvlu.reading import Reading, turn_with
-from g2tr_core.umm.internvlu.rows import Condition, Row, write_tokens
 from g2tr_core.umm.internvlu.vae import to_pixels
 from g2tr_core.umm.reading import EncodedInputs, EncodedPicture
 from tests.umm.internvlu.golden_cases import FEATURES, FLOW, HIDDEN, SCORES, Case, close
@@ -41,8 +41,8 @@ class Replay:
         self.model = copy(model)
         self.model.network = copy(model.network)  # a reduced scenario has the published positions
         self.model.config = self.model.network.config = replace(model.config, kept_positions="text")
-        self.vlm, self.words, self.watch = model.network.vlm, model.words, Stopwatch(model.device)
-        self.prompting = Prompting(self.vlm, self.words, model.device)
+        self.vlm, self.words, self.run_ = model.network.vlm, model.words, Run(model.device)
+        self.prefiller = self.model.prefiller(self.run_)
         self.checked: set[str] = set()
         self.prompts = self._listed(self.record["prompt"])
         images = self.record["image"]
@@ -91,7 +91,7 @@ class Replay:
     def _image(self, key: str) -> Path:
         return next((self.case.root / "internvlu" / "inputs").glob(f"{key}_*"))
 
-    def _readings(self, pack: Pack | None, first: int = 0) -> list[Reading]:
+    def _readings(self, pack: Pack | None, first: int = 0) -> list[InternVLUReading]:
         """One a prompt; reduced pictures come from the pack, from index `first` on."""
         readings, index = [], first
         for encoding in self.encodings:
@@ -101,10 +101,10 @@ class Replay:
             readings.append(self._reading(encoding, reduced))
         return readings
 
-    def _reading(self, encoding: EncodedInputs, reduced: list) -> Reading:
+    def _reading(self, encoding: EncodedInputs, reduced: list) -> InternVLUReading:
         parts = [p.features if r is None else r.features for p, r in zip(encoding.pictures, reduced, strict=True)]
         visual = torch.cat(parts) if parts else self.model.blank().visual
-        return Reading(encoding, Reduction(keep_ratio=1.0), tuple(reduced), visual=visual)
+        return InternVLUReading(encoding, Reduction(keep_ratio=1.0), tuple(reduced), visual=visual)
 
     def _reduced(self, stage: int, pictures: list[EncodedPicture], latents: list) -> Pack | None:
         if self.umm is None or not pictures:
@@ -128,10 +128,8 @@ class Replay:
     def _text_stage(self, pictures: list[EncodedPicture]) -> None:
         pack = self._reduced(0, pictures, [self.model.vae.encode(clip_pixels(p.prepared.tile)) for p in pictures])
         readings = self._readings(pack)
-        plain = [
-            self.prompting.prompt(r, self.task, t) for r, t in zip(self._readings(None), self.prompts, strict=True)
-        ]
-        prompts = [self.prompting.prompt(r, self.task, t) for r, t in zip(readings, self.prompts, strict=True)]
+        plain = [self.prefiller.ids(r, self.task, t) for r, t in zip(self._readings(None), self.prompts, strict=True)]
+        prompts = [self.prefiller.ids(r, self.task, t) for r, t in zip(readings, self.prompts, strict=True)]
         if self.mode == "text":
             self.check_valid("input_ids", "attention_mask", plain)
         self.check_valid("prune0.input_ids", "prune0.attention_mask", prompts)
@@ -140,23 +138,26 @@ class Replay:
         self.check_valid("prefill.position_ids", "prefill.attention_mask", positions)
         embedded = [self.vlm.embed(i, r.visual, self.words.visual) for i, r in zip(prompts, readings, strict=True)]
         self.check_valid("prefill.inputs_embeds", "prefill.attention_mask", embedded, FEATURES)
-        rows = [self.prompting.row(r, self.task, i, self.watch) for r, i in zip(readings, prompts, strict=True)]
+        rows = [self.prefiller.prompt(r, self.task, i) for r, i in zip(readings, prompts, strict=True)]
         width = self.model.config.hidden_size
         hidden = [row.states[:, :width] for row in rows]
         self.check_valid("prefill.hidden_last_norm", "prefill.attention_mask", hidden, HIDDEN)
         self.check_valid(
-            "prefill.logits", "prefill.attention_mask", [self.vlm.logits(states) for states in hidden], HIDDEN
+            "prefill.logits",
+            "prefill.attention_mask",
+            [self.vlm.language_model.logits(states) for states in hidden],
+            HIDDEN,
         )
         self._check_writing(rows)
 
-    def _check_writing(self, rows: list[Row]) -> None:
+    def _check_writing(self, rows: list[PromptPrefix]) -> None:
         """Greedy tokens, step by step, but for rows that the published code padded on the right: it loses them."""
         limit = self.record["kwargs"]["max_new_tokens"]
         whole = self.recorded["prefill.attention_mask"][:, -1].bool().tolist()
         self.written = []
         for index, row in enumerate(rows):
             recorded = self.recorded["generated_ids"][index].tolist()
-            ours = list(write_tokens(self.vlm, self.words, row, Decoding(max_tokens=limit)))
+            ours = self.prefiller.decoded(row, Decoding(max_tokens=limit), "decode")
             self.written.append(ours)
             if not whole[index]:
                 assert self.umm is not None, "only a reduction pads on the right"
@@ -164,10 +165,10 @@ class Replay:
             end = next((place for place, token in enumerate(recorded) if token in self.words.ends), len(recorded))
             assert ours == recorded[:end], f"{self.case.name} generated_ids row {index}"
             assert self.words.text(ours) == self.record["generated_text"][index]
-            context, logits = row.context, [self.vlm.logits(row.last)]
+            logits = [self.vlm.language_model.logits(row.last)]
+            step = TextWriter(self.vlm.language_model, row.prefix, len(recorded))
             for token in recorded[: min(end, len(recorded) - 1)]:
-                context, scores = self.vlm.step(context, torch.tensor([token]))
-                logits.append(scores)
+                logits.append(step(torch.tensor([token])))
             steps = self.recorded["step_logits"][index, : len(logits)]
             close(torch.stack(logits), steps, f"{self.case.name} step_logits row {index}", HIDDEN)
             if "prefill.logits_last_position" in self.recorded:
@@ -191,10 +192,10 @@ class Replay:
             for index, reading in enumerate(readings):
                 plain.append(self._ids(kind, index, reading, reduced=False))
                 ids.append(self._ids(kind, index, reading, reduced=True))
-                row = Row.empty(self.vlm, len(ids[-1]), self.model.device)
+                row = PromptPrefix.empty(self.vlm, len(ids[-1]), self.model.device)
                 row = row.extended(self.vlm, self.words, ids[-1], reading.visual)
                 of = [picture.latent for picture in reading.encoding.pictures]
-                self.conditions.append(Condition.of(row, self.words, reading.kept, of))
+                self.conditions.append(PromptStates.of(row, self.words, reading.kept, of))
         self.check_valid("input_ids", "attention_mask", plain)
         stage = 0 if self.mode == "image" else 1
         self.check_valid(f"prune{stage}.input_ids", f"prune{stage}.attention_mask", ids)
@@ -202,7 +203,7 @@ class Replay:
         self._check_conditions()
         self._check_painting()
 
-    def _ids(self, kind: int, index: int, reading: Reading, *, reduced: bool) -> tuple[int, ...]:
+    def _ids(self, kind: int, index: int, reading: InternVLUReading, *, reduced: bool) -> tuple[int, ...]:
         """A row's tokens: the full prompt, without text, or nothing; in full or with what the reduction left."""
         full = [self.model.config.visual_tokens] * len(reading.encoding.pictures)
         counts = [len(kept) for kept in reading.kept] if reduced else full
@@ -243,7 +244,7 @@ class Replay:
             grids.append([1, *self.grid])
             padding[index, : len(condition.states)] = 1
             halves = [(h // 2, w // 2) for h, w in (self.grid, *(latent.shape[1:] for latent in condition.latents))]
-            canvas = canvas_positions(halves)
+            canvas = latent_positions(halves)
             kept = [None if len(k) < config.visual_tokens else k for k in condition.kept]
             context = context_positions(
                 behind(canvas), condition.visual, kept, config.visual_grid, config.condition_scale
@@ -266,15 +267,16 @@ class Replay:
         shape = (count, self.model.config.latent_channels, *self.grid)
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(kwargs["seed"]))
         self.check("noise", noise)
-        self.check("timesteps", guidance_module.solver(sampling).timesteps.float())
+        times = MultistepDPM(sampling).times[:-1]
+        self.check("timesteps", (1000 * times).floor())
         outputs, guided, after, finals, decoded = {}, [], [], [], []
         for index in range(count):
             triple = [self.conditions[index + kind * count] for kind in range(3)]
-            recorder = Recorder(self.model.network, triple)
-            final = recorder.paint(self.grid, sampling, noise[index])
+            recorder = Recorder(self.model, triple)
+            final = recorder.generate(self.grid, sampling, noise[index])
             for kind in range(3):
                 outputs[index + kind * count] = recorder.first[kind]
-            guided.append(guidance_module.guide(*recorder.first, scales, damp=True))
+            guided.append(damped(*recorder.first.split(1), scales, float(times[0]))[0])
             steps = [recorder.seen[step + 1] if step + 1 < len(recorder.seen) else final for step in self._steps()]
             after.append(torch.stack(steps))
             finals.append(final)
@@ -298,24 +300,24 @@ class Replay:
 
 
 class Recorder:
-    """Paints with three branches and keeps what passes by."""
+    """Denoises beside three prompts and keeps what passes by."""
 
-    def __init__(self, network: InternVLUNetwork, conditions: list[Condition]) -> None:
-        self.network, self.conditions = network, conditions
+    def __init__(self, model: InternVLU, states: list[PromptStates]) -> None:
+        self.model, self.states = model, states
         self.first: torch.Tensor | None = None
         self.seen: list[torch.Tensor] = []
 
-    def paint(self, grid: tuple[int, int], sampling: Sampling, noise: torch.Tensor) -> torch.Tensor:
+    def generate(self, grid: tuple[int, int], sampling: Sampling, noise: torch.Tensor) -> torch.Tensor:
         """The final latent; `seen` are the latents before each step, `first` the branches' first velocities."""
-        dit = self.network.generation_decoder.decoder
-        branches = [condition.branch(dit, self.network.config, grid) for condition in self.conditions]
-        denoiser = guidance_module.Denoiser(self.network, branches)
+        dit = self.model.network.generation_decoder.decoder
+        contexts = tuple(states.embedded(dit, self.model.config, grid) for states in self.states)
+        self.denoiser = self.model.denoiser(grid)
+        solver, run = MultistepDPM(sampling), Run(self.model.device)
+        return denoise(self, noise[None], Branches(contexts, 1, 2), sampling, damped, solver, run)[0]
 
-        def recorded(latent: torch.Tensor, time: torch.Tensor, chosen: slice) -> torch.Tensor:
-            velocities = denoiser(latent, time, chosen)
-            self.seen.append(latent)
-            if self.first is None:
-                self.first = velocities
-            return velocities
-
-        return guidance_module.denoise(recorded, noise, sampling, (1, 2))
+    def forward(self, x, t, context, options=None) -> torch.Tensor:
+        velocities = self.denoiser.forward(x, t, context, options)
+        self.seen.append(x[0])
+        if self.first is None:
+            self.first = velocities
+        return velocities

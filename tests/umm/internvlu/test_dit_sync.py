@@ -1,4 +1,4 @@
-"""The dit's steps read nothing from the host: a copy to the device would make the host wait for it."""
+"""The DiT's steps read nothing from the host: a copy to the device would make the host wait for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from g2tr_core.umm.internvlu.config import InternVLUConfig
-from g2tr_core.umm.internvlu.dit import Branch, time_frequencies
+from g2tr_core.umm.internvlu.dit import DiTConditioning, InternVLUDenoiser, time_frequencies
 from g2tr_core.umm.internvlu.network import InternVLUNetwork
 from g2tr_core.umm.internvlu.positions import rotation
 
@@ -35,16 +35,15 @@ class DevicesSeen(TorchDispatchMode):
 def test_a_step_stays_on_the_device() -> None:
     """On the meta device, where reading a number back is an error."""
     dit = InternVLUNetwork(CONFIG, range(10), device=META).eval().generation_decoder.decoder
-    pictures, context, patches = (
-        torch.empty(rows, width, device=META)
-        for rows, width in ((4, CONFIG.dit_size), (3, CONFIG.dit_size), (4, CONFIG.patch_channels))
-    )
+    pictures, context = (torch.empty(rows, CONFIG.dit_size, device=META) for rows in (4, 3))
     turn = rotation(torch.zeros(11, 3, device=META), CONFIG.dit_rope_axes)
-    step = patches, torch.empty((), device=META), [Branch(pictures, context, turn)] * 3
+    denoiser = InternVLUDenoiser(dit, CONFIG.latent_patch, torch.float32)
+    noisy = torch.empty(3, CONFIG.latent_channels, 4, 4, device=META)
+    step = noisy, torch.empty(1, device=META), [DiTConditioning(pictures, context, turn)] * 3
     with torch.no_grad():
-        dit(*step)
+        denoiser.forward(*step)
         with DevicesSeen() as seen:
-            dit(*step)
+            denoiser.forward(*step)
     assert seen.devices == {"meta"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.umm.internvlu.model import EDITING, REASONED
+from g2tr_core.umm.internvlu.facts import AFTER_THINKING, PLAIN
 from tests.goldens import golden_folders
 from tests.umm.internvlu.conftest import model_of
 from tests.umm.internvlu.golden_cases import FLOW, Case, close, find_cases
@@ -55,9 +55,9 @@ def test_public_calls(case: Case) -> None:
 
 
 def test_defaults_are_the_published_ones() -> None:
-    assert (EDITING.steps, EDITING.timestep_shift) == (REASONED.steps, REASONED.timestep_shift) == (20, 3.0)
-    assert (EDITING.guidance.text_scale, EDITING.guidance.image_scale) == (4.5, 2.0)
-    assert (REASONED.guidance.text_scale, REASONED.guidance.image_scale) == (3.5, 1.5)
+    assert (PLAIN.steps, PLAIN.timestep_shift) == (AFTER_THINKING.steps, AFTER_THINKING.timestep_shift) == (20, 3.0)
+    assert (PLAIN.guidance.text_scale, PLAIN.guidance.image_scale) == (4.5, 2.0)
+    assert (AFTER_THINKING.guidance.text_scale, AFTER_THINKING.guidance.image_scale) == (3.5, 1.5)
 
 
 @pytest.mark.skipif("G2TR_GOLDENS" not in os.environ, reason="G2TR_GOLDENS is not set")

@@ -13,19 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from g2tr_core.checkpoints.stored import MappedFile, StoredTensor
+from g2tr_core.generation.guidance import _shortened
 from g2tr_core.generation.settings import Sampling
+from g2tr_core.generation.solvers import MultistepDPM
 from g2tr_core.reduction import Reduction, pool_latent, reduce
 from g2tr_core.umm.internvlu import positions
 from g2tr_core.umm.internvlu.anchors import widen
 from g2tr_core.umm.internvlu.checkpoint import transformers_names
-from g2tr_core.umm.internvlu.config import InternVLUConfig
+from g2tr_core.umm.internvlu.config import InternVLUConfig, read_config
 from g2tr_core.umm.internvlu.dit import TimeEmbedder
-from g2tr_core.umm.internvlu.guidance import damped, solver
 from g2tr_core.umm.internvlu.model import InternVLU
-from g2tr_core.umm.internvlu.network import InternVLUNetwork
-from g2tr_core.umm.internvlu.sizes import read_config
+from g2tr_core.umm.internvlu.network import InternVLUNetwork, pixel_shuffle
 from g2tr_core.umm.internvlu.vae import Autoencoder
-from g2tr_core.umm.internvlu.vlm import pixel_shuffle
 from tests.goldens import golden_folders
 from tests.umm.internvlu.conftest import model_of
 from tests.umm.internvlu.golden_cases import FEATURES, FLOW, HIDDEN, close
@@ -67,14 +66,14 @@ def test_positions_and_their_rotation(root: Path) -> None:
     golden, facts = recorded(root, "unit/decoder_parts.safetensors"), recorded(root, "unit/decoder_parts.json")
     for name, fact in facts.items():
         clean, *stretched = fact["fhw"][0]
-        canvas = positions.canvas_positions([tuple(fhw[1:]) for fhw in clean])
-        visual = golden[f"{name}.mask"].bool()[len(canvas) :]
+        latents = positions.latent_positions([tuple(fhw[1:]) for fhw in clean])
+        visual = golden[f"{name}.mask"].bool()[len(latents) :]
         grid = tuple(stretched[0][0][1:]) if stretched else (1, 1)
         count = int(visual.sum())
         kept = [torch.arange(count) if count == grid[0] * grid[1] else None]
         scale = fact["scales"][0][-1][0]
-        context = positions.context_positions(positions.behind(canvas), visual.tolist(), kept, grid, scale)
-        assert torch.equal(torch.cat((canvas, context)), golden[name]), name
+        context = positions.context_positions(positions.behind(latents), visual.tolist(), kept, grid, scale)
+        assert torch.equal(torch.cat((latents, context)), golden[name]), name
     axes = model_of(root).config.dit_rope_axes
     cos, sin = table = positions.rotation(golden["pos3d.edit"], axes)
     close(cos.squeeze(1), golden["rope.edit.real"], "cosines", 1e-6)
@@ -93,7 +92,7 @@ def test_kept_tokens_keep_their_places() -> None:
 
 
 @torch.inference_mode()
-def test_painter(root: Path) -> None:
+def test_dit(root: Path) -> None:
     golden, model = recorded(root, "unit/decoder_parts.safetensors"), model_of(root)
     dit, axes = model.network.generation_decoder.decoder, model.config.dit_rope_axes
     for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
@@ -102,7 +101,7 @@ def test_painter(root: Path) -> None:
     close(dit.embed_context(golden["txt.in"]), golden["txt.out"], "txt", HIDDEN)
     block, bounds = dit.transformer_blocks[0], golden["block.cu_seqlens"][0].tolist()
     for index, (start, end) in enumerate(pairwise(bounds)):
-        hidden, time = golden["block.hidden"][0, start:end], golden["block.temb"][index]
+        hidden, time = golden["block.hidden"][0, start:end], golden["block.temb"][index : index + 1]
         is_image = ~golden["block.enc_mask"][0, start:end].bool()
         rotation = positions.rotation(golden["block.pos3d"][start:end], axes)
         lengths = [(int(is_image.sum()), int((~is_image).sum()))]
@@ -111,14 +110,14 @@ def test_painter(root: Path) -> None:
         close(out, golden["block.out"][0, start:end], f"block, sample {index}", FLOW)
         attended = torch.cat(block.attn(hidden[is_image], hidden[~is_image], lengths, [rotation]))
         close(attended, golden["block.attn_out"][0, start:end], f"attention, sample {index}", FLOW)
-        normed = dit.norm_out(hidden, time)
+        normed = dit.norm_out(hidden.unsqueeze(0), time)[0]
         close(normed, golden["norm_out.out"][start:end], f"norm_out, sample {index}", FLOW)
 
 
 def test_damping(root: Path) -> None:
     golden = recorded(root, "unit/decoder_parts.safetensors")
     lengths = golden["process_diff_norm.in"]
-    factors = torch.stack([damped(length.reshape(1, 1, 1)).flatten() for length in lengths]).flatten()
+    factors = torch.stack([_shortened(length.reshape(1, 1, 1, 1)).flatten() for length in lengths]).flatten()
     expected = golden["process_diff_norm.k0.4"]
     same = torch.allclose(factors, expected, atol=1e-6) or torch.allclose(factors, lengths / expected, atol=1e-6)
     assert same, (lengths, expected, factors)
@@ -130,14 +129,14 @@ def test_solver(root: Path) -> None:
         count = int(name.removesuffix(".timesteps").removeprefix("n"))
         if count < 2:
             continue
-        scheduler = solver(Sampling(count))
-        assert torch.equal(scheduler.timesteps, golden[name])
-        assert torch.equal(scheduler.sigmas, golden[f"n{count}.sigmas"])
+        solver = MultistepDPM(Sampling(count))
+        assert torch.equal((1000 * solver.times[:-1]).floor().long(), golden[name]), "what the DiT is told"
+        assert torch.equal(solver.times, golden[f"n{count}.sigmas"])
         if f"n{count}.x0" not in golden:
             continue
         sample = golden[f"n{count}.x0"]
-        for step, time in enumerate(scheduler.timesteps.tolist()):
-            sample = scheduler.step(golden[f"n{count}.model_outputs"][step], time, sample).prev_sample
+        for step in range(count):
+            sample = solver.step(step, sample, golden[f"n{count}.model_outputs"][step])
             close(sample, golden[f"n{count}.samples"][step], f"step {step} of {count}", 1e-6)
 
 

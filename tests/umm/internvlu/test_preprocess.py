@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from g2tr_core.errors import SettingsError
+from g2tr_core.nn.patches import patchify, unpatchify
 from g2tr_core.umm.internvlu.config import AreaRule, InternVLUConfig
-from g2tr_core.umm.internvlu.preprocess import fit_size, latent_grid_for, patchify, prepare, unpatchify
+from g2tr_core.umm.internvlu.preprocess import fit_size, latent_grid_for, prepare
 from g2tr_core.umm.internvlu.prompts import NOTHING, SYSTEM, check_text, no_text_turn, render, user_turn
 from tests.goldens import golden_folders
 from tests.umm.internvlu.conftest import model_of
@@ -89,10 +90,10 @@ def test_every_size_is_within_the_rule(width: int, height: int, rule: AreaRule) 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
 def test_patches_come_apart_and_together(rows: int, columns: int, channels: int) -> None:
     latent = torch.randn(channels, 2 * rows, 2 * columns)
-    tokens = patchify(latent, 2)
+    tokens = patchify(latent, 2, "cpq")
     assert tokens[0].tolist() == latent[:, :2, :2].flatten().tolist()
-    assert torch.equal(unpatchify(tokens, (rows, columns), 2), latent)
-    assert torch.equal(unpatchify(torch.stack((tokens, tokens)), (rows, columns), 2)[1], latent)
+    assert torch.equal(unpatchify(tokens, (rows, columns), 2, "cpq"), latent)
+    assert torch.equal(unpatchify(torch.stack((tokens, tokens)), (rows, columns), 2, "cpq")[1], latent)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from g2tr_core.embedded import PHOTO
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
-from g2tr_core.umm.internvlu import model as model_module
+from g2tr_core.umm.internvlu import prefix as prefix_module
 from g2tr_core.umm.internvlu.anchors import pool_to_visual
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.internvlu.prompts import SYSTEM, render
@@ -96,18 +96,19 @@ def test_thinking_starts_from_the_same_reading(tiny: InternVLU, counting: Counti
     assert counting.since() == (0, 0, own_rows(tiny, "Make it red.", paint=True) + 5)
 
 
-def test_the_whole_thought_reaches_the_painter(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_thought_reaches_the_dit(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published code drops one or two tokens, and fails where the end comes first."""
     written: list[int] = []
-    monkeypatch.setattr(model_module, "write_tokens", lambda *rest: iter(written))
+    monkeypatch.setattr(prefix_module, "decode", lambda *rest: list(written))
     reading, seen = tiny.read(PHOTO, purpose="edit"), []
-    paint = model_module.paint_latent
+    condition = tiny.condition
 
-    def noted(network, conditions, *rest):
-        seen.append(len(conditions[0].states))
-        return paint(network, conditions, *rest)
+    def noted(*arguments):
+        conditioned = condition(*arguments)
+        seen.append(len(conditioned.branches.contexts[0].context))
+        return conditioned
 
-    monkeypatch.setattr(model_module, "paint_latent", noted)
+    monkeypatch.setattr(tiny, "condition", noted)
     unthinking = tiny.edit(reading, "Red.", QUICK)
     ended_at_once = tiny.edit(reading, "Red.", QUICK, think=SHORT)
     written += [227, 266, 64]
@@ -180,7 +181,7 @@ def test_a_reduction_shortens_every_branch(tiny: InternVLU) -> None:
         assert len(before.states) - len(after.states) == (32 if before.latents else 0)
     note = tiny.edit(half, "Red.", QUICK).report.notes[0]
     assert "states instead of" in note
-    assert half.prefixes["edit"].context.length == whole.prefixes["edit"].context.length - 32
+    assert half.prefixes["edit"].prefix.length == whole.prefixes["edit"].prefix.length - 32
 
 
 @pytest.mark.parametrize("pool", [1, 2, 3, 8, 100])

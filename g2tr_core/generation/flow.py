@@ -1,0 +1,136 @@
+"""From noise to a latent: one loop for all models, solvers and rules of guidance.
+
+A denoiser is one function, `forward(x [B, C, H, W], t, context) -> velocity`, beside contexts that it only reads.
+What a context is, is the model's own affair: a KV prefix, or what a diffusion transformer is conditioned on. All of
+it runs on the device in fp32 without a host sync: the schedule is known before the first step, so which branches a
+step needs is known too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from ..run import Run
+from .guidance import Rule
+from .settings import Sampling
+from .solvers import Solver
+
+C = TypeVar("C")
+C_contra = TypeVar("C_contra", contravariant=True)
+
+
+class Denoiser(Protocol[C_contra]):
+    """The velocity of noisy latents beside their contexts."""
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Sequence[C_contra], options: Mapping[str, object] | None = None
+    ) -> Tensor:
+        """One evaluation of the network.
+
+        Args:
+            x: [B, C, H, W] fp32 noisy latents; B is a multiple of the number of contexts. Samples are ordered by
+                context: with two contexts and three seeds, samples 0–2 see the first one.
+            t: [B], or [1] for all, flow times, 1 being noise.
+            context: one a CFG branch; never changed.
+            options: for what hooks into a step (step caches, patches); unknown ones are ignored.
+
+        Returns:
+            [B, C, H, W] fp32 velocities.
+        """
+
+
+@dataclass(frozen=True)
+class Branches(Generic[C]):
+    """The distinct contexts that guidance compares.
+
+    Contexts that coincide stand once, so nothing is computed twice: without a picture BAGEL's text-only context is the
+    full one, without an instruction the text-free one is.
+
+    Args:
+        contexts: the full one first.
+        no_text: which one lacks the last text.
+        bare: which one image guidance compares with (see `guidance.Rule`); None where image guidance is off.
+    """
+
+    contexts: tuple[C, ...]
+    no_text: int = 0
+    bare: int | None = None
+
+    @classmethod
+    def of(cls, full: C, no_text: C, bare: C | None) -> Branches[C]:
+        """Those of these contexts that are not one and the same."""
+        contexts: list[C] = []
+
+        def index(context: C) -> int:
+            known = next((i for i, other in enumerate(contexts) if other is context), None)
+            if known is None:
+                contexts.append(context)
+            return len(contexts) - 1 if known is None else known
+
+        index(full)
+        roles = index(no_text), None if bare is None else index(bare)
+        return cls(tuple(contexts), *roles)
+
+
+def guided_velocity(
+    denoiser: Denoiser[C], x: Tensor, t: Tensor, time: float, branches: Branches[C], sampling: Sampling, rule: Rule
+) -> Tensor:
+    """One guided evaluation: every distinct branch once, in one forward pass where `batch_guidance`.
+
+    Args:
+        denoiser: the network.
+        x: [B, C, H, W].
+        t: [1] on the device, the flow time.
+        time: the same on the host.
+        branches: what guidance compares.
+        sampling: scales, and whether branches run together.
+        rule: how velocities are combined.
+    """
+    contexts = branches.contexts
+    if sampling.batch_guidance:
+        velocities = denoiser.forward(x.repeat(len(contexts), 1, 1, 1), t, contexts).chunk(len(contexts))
+    else:
+        velocities = tuple(denoiser.forward(x, t, (context,)) for context in contexts)
+    bare = None if branches.bare is None else velocities[branches.bare]
+    return rule(velocities[0], velocities[branches.no_text], bare, sampling.guidance, time)
+
+
+def denoise(
+    denoiser: Denoiser[C],
+    noise: Tensor,
+    branches: Branches[C],
+    sampling: Sampling,
+    rule: Rule,
+    solver: Solver,
+    run: Run,
+) -> Tensor:
+    """Go from noise to latents.
+
+    Args:
+        denoiser: the network.
+        noise: [B, C, H, W] fp32, standard normal, on the device; one a seed.
+        branches: what guidance compares.
+        sampling: guidance, and whether branches run together.
+        rule: how velocities are combined.
+        solver: with its schedule.
+        run: told how far it is after every step, with the first picture as it would come out now.
+
+    Returns:
+        [B, C, H, W] fp32.
+    """
+    times = solver.times.tolist()
+    on_device = solver.times.to(noise.device, non_blocking=True)
+    steps, x = len(times) - 1, noise
+    for step in range(steps):
+        now = on_device[step : step + 1]
+        if sampling.guidance.acts_at(times[step]):
+            velocity = guided_velocity(denoiser, x, now, times[step], branches, sampling, rule)
+        else:
+            velocity = denoiser.forward(x, now, branches.contexts[:1])
+        run.tell("denoise", step + 1, steps, (x[0] - velocity[0] * now) if run.is_watched else None)
+        x = solver.step(step, x, velocity)
+    return x

@@ -1,0 +1,436 @@
+"""The language model of both families: a Qwen decoder, with a second set of weights where it also generates images.
+
+Qwen2 and Qwen3 differ in the bias of q, k and v; BAGEL's mixture of transformers is a Qwen2 whose layers have two
+sets of weights and one attention. Text tokens, ViT tokens and the two markers around every picture use the base
+weights; latent tokens of a picture, clean or noisy, use the `_moe_gen` weights. A block of tokens travels as two
+streams, `und` and `gen`, either of which may be absent; they meet only in attention. Where all tokens of a block
+share a rope id and see each other, as in a picture, the order of its rows in the cache (`und` first) means nothing.
+
+The loop over layers is ours, so that blocks can go through a layer together and a layer can leave the next one fewer
+rows. Module and parameter names are those of the released checkpoints (BAGEL's `ema.safetensors`, prefix
+`language_model.`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from operator import add
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .kv_cache import KVCache, KVPrefix
+from .operations import Operations
+from .rope import Rotary, rotary_table, rotate
+from .sizes import DecoderSizes
+
+Stream = Tensor | None  # [B, n, C], or None: no token of that kind in the block
+Module = Callable[[Tensor], Tensor]  # one that `operations` made
+
+
+class Memory(Protocol):
+    """What a block attends to: `kv_cache.Writer` (keeps the block) or `kv_cache.ScratchBlock` (does not)."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
+    ) -> Tensor:
+        """Query [B, n, H, D], key and value [B, n, H_kv, D] -> [B, n, H·D]."""
+
+
+class Remembering(Memory, Protocol):
+    """A memory that keeps what it is shown."""
+
+    def remember(self, layer: int, key: Tensor, value: Tensor, *, log_weight: Tensor | None = None) -> None:
+        """Keep key and value [B, n, H_kv, D] without attending."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """New tokens that go through the layers as one.
+
+    Args:
+        und: [B, U, C] tokens for the base weights.
+        gen: [B, G, C] tokens for the generation weights.
+        rope_ids: [U + G] or [B, 1]; behind a prefix, counted from its `position`. One serves all tokens of a picture.
+        advance: by how much the rope id of what follows moves on.
+        causal: whether it is causal over itself (text) or bidirectional (pictures).
+        log_weight: [U + G] fp32, see `attention.KeyValues`; None where every token stands for itself.
+        tokens: where the visual tokens of a picture lie among the rows of `und`, as (first, behind last); None where
+            there are none.
+    """
+
+    und: Stream
+    gen: Stream
+    rope_ids: Tensor
+    advance: int
+    causal: bool
+    log_weight: Tensor | None = None
+    tokens: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many tokens it has."""
+        return sum(stream.shape[1] for stream in (self.und, self.gen) if stream is not None)
+
+    def keep(self, rows: Tensor) -> Block:
+        """With these rows of `und` alone, [K] int64 ascending."""
+        assert self.und is not None and self.gen is None, "only what the base weights read is pruned"
+        ids = self.rope_ids if len(self.rope_ids) == 1 else self.rope_ids[rows]
+        weight = None if self.log_weight is None else self.log_weight[rows]
+        return replace(self, und=self.und[:, rows], rope_ids=ids, log_weight=weight)
+
+
+class Pruning(Protocol):
+    """A method that works inside the decoder, on its way through one prefill."""
+
+    layers: Collection[int]
+    """Before these layers it may drop rows."""
+
+    def watch(self, blocks: Sequence[Block]) -> tuple[int, Sequence[int]] | None:
+        """Whose attention it needs in the layer before each of `layers`: the index of a block, and rows of it."""
+
+    def keep(self, layer: int, index: int, block: Block, start: int, seen: Tensor | None) -> Tensor | None:
+        """Which rows of a block's `und` layer `layer` and all later ones get, [K] int64 ascending; None for all.
+
+        Args:
+            layer: the first that gets only these.
+            index: of the block among those that are prefilled together.
+            block: as the layer before left it.
+            start: its first row among all that the layer before has.
+            seen: the attention of the watched rows in the layer before, [H, R, m] fp32 over all its rows.
+        """
+
+
+@dataclass
+class Prefilled:
+    """What a prefill leaves.
+
+    Args:
+        prefixes: behind each block.
+        rows: for each block, how many rows each layer kept.
+        hidden: by the number of a hidden state as transformers counts them (0 the embeddings, the number of layers the
+            final norm's result): [n, C] of the `und` streams of all blocks, for those that were asked for.
+    """
+
+    prefixes: list[KVPrefix]
+    rows: list[list[int]]
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> KVPrefix:
+        """Behind all blocks."""
+        return self.prefixes[-1]
+
+
+def apply(stream: Stream, module: Callable[[Tensor], Tensor]) -> Stream:
+    """Run a module on a stream if there is one."""
+    return None if stream is None else module(stream)
+
+
+def join(und: Stream, gen: Stream) -> Tensor:
+    """Both streams as one sequence, `und` first; no copy where there is only one."""
+    present = [stream for stream in (und, gen) if stream is not None]
+    return present[0] if len(present) == 1 else torch.cat(present, dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with normalised queries and keys; each expert projects its own stream."""
+
+    q_proj: Module
+    k_proj: Module
+    v_proj: Module
+    o_proj: Module
+    q_norm: Module
+    k_norm: Module
+    q_proj_moe_gen: Module
+    k_proj_moe_gen: Module
+    v_proj_moe_gen: Module
+    o_proj_moe_gen: Module
+    q_norm_moe_gen: Module
+    k_norm_moe_gen: Module
+
+    def __init__(
+        self, sizes: DecoderSizes, operations: Operations, *, generates: bool, qkv_bias: bool, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.head_dim = sizes.head_dim
+        width, inner, kv_inner = sizes.hidden_size, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+        for expert in ("", "_moe_gen") if generates else ("",):
+            for name, outputs in (("q_proj", inner), ("k_proj", kv_inner), ("v_proj", kv_inner)):
+                setattr(self, name + expert, operations.Linear(width, outputs, bias=qkv_bias, **factory))
+            setattr(self, f"o_proj{expert}", operations.Linear(inner, width, bias=False, **factory))
+            for name in ("q_norm", "k_norm"):
+                norm = operations.RMSNorm(sizes.head_dim, eps=sizes.rms_norm_eps, **factory)
+                setattr(self, name + expert, norm)
+
+    def queries(self, und: Stream, gen: Stream, rotary: Rotary) -> Tensor:
+        """Both streams to rotated queries [B, n, H, D]."""
+        base = apply(und, lambda x: self.q_norm(self._heads(self.q_proj(x))))
+        latent = apply(gen, lambda x: self.q_norm_moe_gen(self._heads(self.q_proj_moe_gen(x))))
+        return rotate(join(base, latent), rotary)
+
+    def keys_values(self, und: Stream, gen: Stream, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Both streams to rotated keys and values, [B, n, H_kv, D] each."""
+        base = apply(und, lambda x: self.k_norm(self._heads(self.k_proj(x))))
+        latent = apply(gen, lambda x: self.k_norm_moe_gen(self._heads(self.k_proj_moe_gen(x))))
+        value = join(apply(und, self.v_proj), None if gen is None else self.v_proj_moe_gen(gen))
+        return rotate(join(base, latent), rotary), self._heads(value)
+
+    def outputs(self, mixed: Tensor, und: Stream, gen: Stream) -> tuple[Stream, Stream]:
+        """Attention's result [B, n, H·D], split as the streams were, through each expert's output projection."""
+        split = 0 if und is None else und.shape[1]
+        return (
+            None if und is None else self.o_proj(mixed[:, :split]),
+            None if gen is None else self.o_proj_moe_gen(mixed[:, split:]),
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, sizes: DecoderSizes, operations: Operations, **factory: Any) -> None:
+        super().__init__()
+        width, inner = sizes.hidden_size, sizes.intermediate_size
+        self.gate_proj = operations.Linear(width, inner, bias=False, **factory)
+        self.up_proj = operations.Linear(width, inner, bias=False, **factory)
+        self.down_proj = operations.Linear(inner, width, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n, C] -> [B, n, C]."""
+        gate, up = F.silu(self.gate_proj(x)), self.up_proj(x)
+        gated = gate * up if torch.is_grad_enabled() else gate.mul_(up)  # [B, n, inner] is a decoder's largest tensor
+        out: Tensor = self.down_proj(gated)
+        return out
+
+
+class Layer(nn.Module):
+    """Pre-norm decoder layer, one set of weights a stream."""
+
+    mlp: Module
+    input_layernorm: Module
+    post_attention_layernorm: Module
+    mlp_moe_gen: Module
+    input_layernorm_moe_gen: Module
+    post_attention_layernorm_moe_gen: Module
+
+    def __init__(
+        self, sizes: DecoderSizes, operations: Operations, *, generates: bool, qkv_bias: bool, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(sizes, operations, generates=generates, qkv_bias=qkv_bias, **factory)
+        for expert in ("", "_moe_gen") if generates else ("",):
+            setattr(self, f"mlp{expert}", MLP(sizes, operations, **factory))
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                norm = operations.RMSNorm(sizes.hidden_size, eps=sizes.rms_norm_eps, **factory)
+                setattr(self, name + expert, norm)
+
+    def forward(self, block: Block, rotary: Rotary, memory: Memory, index: int) -> Block:
+        """A block in, the same block with the layer's results out; keys and values go to `memory`."""
+        und, gen = block.und, block.gen
+        normed = self._normed(block)
+        key, value = self.self_attn.keys_values(*normed, rotary)
+        query = self.self_attn.queries(*normed, rotary)
+        mixed = memory.attend(index, query, key, value, causal=block.causal, log_weight=block.log_weight)
+        und_mixed, gen_mixed = self.self_attn.outputs(mixed, und, gen)
+        if und is not None and und_mixed is not None:
+            und = und + und_mixed
+            und = und + self.mlp(self.post_attention_layernorm(und))
+        if gen is not None and gen_mixed is not None:
+            gen = gen + gen_mixed
+            gen = gen + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen))
+        return replace(block, und=und, gen=gen)
+
+    def remember(self, block: Block, rotary: Rotary, memory: Remembering, index: int) -> None:
+        """Only write keys and values: what is left to do in the last layer when nobody reads the output."""
+        key, value = self.self_attn.keys_values(*self._normed(block), rotary)
+        memory.remember(index, key, value, log_weight=block.log_weight)
+
+    def _normed(self, block: Block) -> tuple[Stream, Stream]:
+        gen = block.gen
+        return apply(block.und, self.input_layernorm), None if gen is None else self.input_layernorm_moe_gen(gen)
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers and final norms.
+
+    Args:
+        sizes: of the network.
+        operations: where layers come from.
+        generates: whether there is a second set of weights, for latents.
+        qkv_bias: as in Qwen2; Qwen3 has none.
+        factory: `dtype` and `device` of the weights.
+    """
+
+    norm: Module
+    norm_moe_gen: Module
+
+    def __init__(
+        self, sizes: DecoderSizes, operations: Operations, *, generates: bool, qkv_bias: bool, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.embed_tokens = operations.Embedding(sizes.vocab_size, sizes.hidden_size, **factory)
+        self.layers = nn.ModuleList(
+            Layer(sizes, operations, generates=generates, qkv_bias=qkv_bias, **factory) for _ in range(sizes.layers)
+        )
+        for expert in ("", "_moe_gen") if generates else ("",):
+            norm = operations.RMSNorm(sizes.hidden_size, eps=sizes.rms_norm_eps, **factory)
+            setattr(self, f"norm{expert}", norm)
+
+    def forward(self, block: Block, memory: Memory) -> tuple[Stream, Stream]:
+        """Run one block through all layers: both streams after their final norms."""
+        rotary = self.rotary(block)
+        for index, layer in enumerate(self.layers):
+            block = layer(block, rotary, memory, index)
+        return apply(block.und, self.norm), None if block.gen is None else self.norm_moe_gen(block.gen)
+
+    def prefill(
+        self,
+        prefix: KVPrefix,
+        blocks: Sequence[Block],
+        *,
+        hidden: Collection[int] = (),
+        pruning: Pruning | None = None,
+    ) -> Prefilled:
+        """Write blocks behind a prefix, which stays as it is.
+
+        Every layer sees all blocks before the next layer begins, so that a method that prunes inside the decoder can
+        let a question choose among the tokens of a picture. Without one, and with no hidden state asked for, the last
+        layer's output, which nobody reads, is left out.
+
+        Args:
+            prefix: what the blocks come behind.
+            blocks: in order; rope ids are counted from the prefix's, each block's behind the one before.
+            hidden: which hidden states to hand back, as `Prefilled` counts them.
+            pruning: drops rows on the way.
+        """
+        writer, position, placed = prefix.write(sum(block.rows for block in blocks)), prefix.position, []
+        for block in blocks:
+            placed.append(replace(block, rope_ids=block.rope_ids + position))
+            position += block.advance
+        tables = [self.rotary(block) for block in placed]
+        done = Prefilled([], rows=[[] for _ in blocks])
+        ends = writer.ends
+        last, reads_output = len(self.layers) - 1, len(self.layers) in hidden
+        watched = None if pruning is None else pruning.watch(placed)
+        for index, layer in enumerate(cast(Sequence[Layer], self.layers)):
+            if index in hidden:
+                done.hidden[index] = _und(placed)
+            if pruning is not None and index in pruning.layers:
+                before = prefix.rows(index - 1)
+                for number, block in enumerate(placed):
+                    rows = pruning.keep(index, number, block, before, writer.seen.get(index - 1))
+                    before += block.rows
+                    if rows is not None:
+                        placed[number] = block.keep(rows)
+                        tables[number] = _taken(tables[number], rows)
+            for number, (block, table) in enumerate(zip(placed, tables, strict=True)):
+                done.rows[number].append(block.rows)
+                if index == last and not reads_output:
+                    layer.remember(block, table, writer, index)
+                    continue
+                if pruning is not None and watched is not None and watched[0] == number and index + 1 in pruning.layers:
+                    writer.watched = {index: watched[1]}
+                placed[number] = layer(block, table, writer, index)
+        if reads_output:
+            done.hidden[len(self.layers)] = self.norm(_und(placed))
+        marks: list[tuple[tuple[int, ...], int]] = []
+        position = prefix.position
+        for block, kept in zip(blocks, done.rows, strict=True):
+            ends, position = tuple(map(add, ends, kept)), position + block.advance
+            marks.append((ends, position))
+        done.prefixes = writer.finish(*marks)
+        return done
+
+    def rotary(self, block: Block) -> Rotary:
+        """The table of its rope ids."""
+        return rotary_table(block.rope_ids, self.sizes.head_dim, self.sizes.rope_theta)
+
+
+class LanguageModel(nn.Module):
+    """Decoder and vocabulary head; a level of the released names.
+
+    Args:
+        sizes: of the network.
+        operations: where layers come from.
+        generates, qkv_bias: see `Decoder`.
+        compute_dtype: of activations, and so of KV caches.
+        factory: `dtype` and `device` of the weights.
+    """
+
+    def __init__(
+        self,
+        sizes: DecoderSizes,
+        operations: Operations,
+        *,
+        generates: bool,
+        qkv_bias: bool,
+        compute_dtype: torch.dtype,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.compute_dtype = sizes, compute_dtype
+        self.model = Decoder(sizes, operations, generates=generates, qkv_bias=qkv_bias, **factory)
+        self.lm_head = operations.Linear(sizes.hidden_size, sizes.vocab_size, bias=False, **factory)
+
+    def empty(self, capacity: int, device: torch.device) -> KVPrefix:
+        """A prefix with nothing in it, whose cache has room for `capacity` rows."""
+        sizes = self.sizes
+        cache = KVCache(
+            sizes.layers, sizes.kv_heads, sizes.head_dim, capacity=capacity, dtype=self.compute_dtype, device=device
+        )
+        return cache.empty()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids [n] -> [n, C]."""
+        embedded: Tensor = self.model.embed_tokens(ids)
+        return embedded.to(self.compute_dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states after the final norm [..., C] -> [..., vocabulary]."""
+        scores: Tensor = self.lm_head(hidden)
+        return scores
+
+
+class TextWriter:
+    """Decoding behind a prefix, token by token; the prefix stays as it is.
+
+    Args:
+        model: the weights.
+        prefix: what the text comes behind.
+        rows: most tokens that will be written.
+    """
+
+    def __init__(self, model: LanguageModel, prefix: KVPrefix, rows: int) -> None:
+        self.model, self.position, self._writer = model, prefix.position, prefix.write(rows)
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """Append a token, id [1] -> logits [vocabulary] for the next."""
+        ids = torch.full((1,), self.position, device=token.device)
+        block = Block(self.model.embed(token).unsqueeze(0), None, ids, 1, causal=True)
+        hidden, _ = self.model.model(block, self._writer)
+        self.position += 1
+        assert hidden is not None
+        return self.model.logits(hidden[0, -1])
+
+    def finish(self) -> KVPrefix:
+        """The prefix behind what was written."""
+        return self._writer.finish((self._writer.ends, self.position))[0]
+
+
+def _taken(table: Rotary, rows: Tensor) -> Rotary:
+    """The table of these rows; one that serves all of them stays."""
+    cos, sin = table
+    return table if len(cos) == 1 else (cos[rows], sin[rows])
+
+
+def _und(blocks: Sequence[Block]) -> Tensor:
+    """The `und` streams of all blocks, [n, C]."""
+    present = [block.und[0] for block in blocks if block.und is not None]
+    return present[0] if len(present) == 1 else torch.cat(present)

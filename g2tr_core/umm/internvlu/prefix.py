@@ -1,0 +1,241 @@
+"""Prompts on their way through the language model, each piece once, and what they tell the DiT.
+
+Pictures come first in the user's turn, so everything up to the last of them is common to all prompts of a task and does
+not know what the user will say; nor do the rows that guidance compares with. A reading keeps both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...generation.decoding import decode
+from ...generation.settings import Decoding
+from ...nn.decoder import TextWriter
+from ...nn.kv_cache import KVCache, KVPrefix
+from ...nn.patches import patchify
+from ...reduction import Reduced, Reduction
+from ...run import Run
+from ..reading import EncodedInputs, Reading
+from ..registry import Purpose
+from ..values import Grid
+from .config import InternVLUConfig
+from .dit import DiTConditioning, Transformer
+from .network import VisionLanguageModel
+from .positions import behind, context_positions, latent_positions, rotation
+from .prompts import NOTHING, PLACEHOLDER, SYSTEM, ChatTokenizer, Task, no_text_turn, render, user_turn
+
+TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
+
+
+@dataclass(frozen=True)
+class PromptPrefix:
+    """A prompt as far as it is prefilled: a value that any number of prompts may continue.
+
+    Args:
+        ids: its tokens.
+        prefix: their rows in the cache.
+        last: [C] hidden state of the last one.
+        states: [n, kC] of all, for the DiT.
+    """
+
+    ids: tuple[int, ...]
+    prefix: KVPrefix
+    last: Tensor
+    states: Tensor
+
+    @classmethod
+    def empty(cls, vlm: VisionLanguageModel, capacity: int, device: torch.device) -> PromptPrefix:
+        """Nothing said yet, with room for `capacity` tokens."""
+        nothing = torch.empty(0, vlm.config.condition_size, dtype=vlm.compute_dtype, device=device)
+        prefix = vlm.language_model.empty(capacity, device)
+        return cls((), prefix, nothing.new_zeros(vlm.config.hidden_size), nothing)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `to` moves; the cache is moved by the reading."""
+        return self.last.nbytes + self.states.nbytes
+
+    def to(self, device: torch.device) -> PromptPrefix:
+        """The same with its states on another device."""
+        return replace(self, last=self.last.to(device), states=self.states.to(device))
+
+    def extended(
+        self, vlm: VisionLanguageModel, words: ChatTokenizer, ids: Sequence[int], visual: Tensor
+    ) -> PromptPrefix:
+        """Behind some more tokens.
+
+        Args:
+            vlm: the weights.
+            words: special ids.
+            ids: what is added.
+            visual: [ΣK, C] the visual tokens of the whole prompt, those of this prefix included.
+        """
+        if not ids:
+            return self
+        first = self.ids.count(words.visual)
+        mine = visual[first : first + list(ids).count(words.visual)]
+        prefix, last, states = vlm.prefill(self.prefix, vlm.embed(ids, mine, words.visual))
+        return PromptPrefix((*self.ids, *ids), prefix, last, torch.cat((self.states, states)))
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """What one prompt tells the DiT, from the user's turn on; the system message is for the language model alone.
+
+    Args:
+        states: [T, kC] of the language model.
+        visual: [T] which of them are visual tokens.
+        kept: [K] int64 for each picture, which tokens of its grid these are.
+        latents: [16, h, w] for each picture.
+    """
+
+    states: Tensor
+    visual: tuple[bool, ...]
+    kept: tuple[Tensor, ...]
+    latents: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls, prompt: PromptPrefix, words: ChatTokenizer, kept: Sequence[Tensor], latents: Sequence[Tensor]
+    ) -> PromptStates:
+        """Cut a finished prompt, one that ends in `<img>`."""
+        turn = words.turn_of_user(prompt.ids)
+        visual = tuple(token == words.visual for token in prompt.ids[turn:])
+        return cls(prompt.states[turn:], visual, tuple(kept), tuple(latents))
+
+    def embedded(self, dit: Transformer, config: InternVLUConfig, grid: Grid) -> DiTConditioning:
+        """The prompt as one CFG branch of the DiT, which will make a latent of grid (h, w)."""
+        patch, device = config.latent_patch, self.states.device
+        sides = [(h // patch, w // patch) for h, w in (grid, *(latent.shape[1:] for latent in self.latents))]
+        places = latent_positions(sides)
+        as_words = config.kept_positions == "text"
+        kept = [None if as_words and len(chosen) < config.visual_tokens else chosen for chosen in self.kept]
+        context = context_positions(behind(places), self.visual, kept, config.visual_grid, config.condition_scale)
+        patches = [patchify(latent, patch, "cpq") for latent in self.latents]
+        clean = torch.cat(patches) if patches else self.states.new_empty(0, config.patch_channels)
+        return DiTConditioning(
+            pictures=dit.img_in(clean.to(self.states)),
+            context=dit.embed_context(self.states),
+            rotation=rotation(torch.cat((places, context)).to(device), config.dit_rope_axes),
+        )
+
+
+@dataclass
+class InternVLUReading(Reading):
+    """Pictures read with a reduction, ready for any question, instruction or seed.
+
+    Args:
+        visual: [ΣK, C] the visual tokens that stay, of all pictures.
+        prefixes: the prompt up to the last picture, by task.
+        unguided: what guidance compares an edit with, without text and with nothing; none before the first edit.
+    """
+
+    visual: Tensor = field(kw_only=True)
+    prefixes: dict[Task, PromptPrefix] = field(default_factory=dict)
+    unguided: tuple[PromptStates, ...] = ()
+
+    @classmethod
+    def of(
+        cls, encoding: EncodedInputs, reduction: Reduction, reduced: tuple[Reduced | None, ...], blank: Tensor
+    ) -> InternVLUReading:
+        """With nothing prefilled yet; `blank` [0, C] are the visual tokens of no picture."""
+        reading = cls(encoding, reduction, reduced, visual=blank)
+        reading.visual = torch.cat([blank, *reading.kept_features])
+        return reading
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that `to` moves."""
+        states = [unguided.states.nbytes for unguided in self.unguided]
+        return super().nbytes + self.visual.nbytes + sum(p.nbytes for p in self.prefixes.values()) + sum(states)
+
+    def is_prefilled(self, purpose: Purpose, think: bool) -> bool:
+        """Whether there is a prefix for this purpose, whatever is thought, and what an edit is compared with."""
+        return purpose in self.prefixes and (purpose == "answer" or bool(self.unguided))
+
+    def caches(self) -> list[KVCache]:
+        """Those of all prefixes."""
+        return [cache for prompt in self.prefixes.values() for cache in prompt.prefix.caches()]
+
+    def to(self, device: torch.device) -> None:
+        """Move prefixes, features and latents. Must not happen while the model works on the reading."""
+        super().to(device)
+        self.visual = self.visual.to(device)
+        self.prefixes = {task: prompt.to(device) for task, prompt in self.prefixes.items()}
+        latents = tuple(picture.latent for picture in self.encoding.pictures if picture.latent is not None)
+        self.unguided = tuple(
+            replace(states, states=states.states.to(device), latents=latents if states.latents else ())
+            for states in self.unguided
+        )
+
+
+@dataclass(frozen=True)
+class Prefiller:
+    """The language model with its tokenizer.
+
+    Args:
+        vlm: the weights.
+        words: tokenizer and special ids.
+        run: times the stage `prefill`, and says where rows live.
+    """
+
+    vlm: VisionLanguageModel
+    words: ChatTokenizer
+    run: Run
+
+    def ids(self, reading: InternVLUReading, task: Task, text: str) -> tuple[int, ...]:
+        """The whole prompt as token ids, up to where the model goes on."""
+        counts = [len(kept) for kept in reading.kept]
+        return self.words.ids(render(SYSTEM[task], turn_with(reading.encoding, text), counts, paint=False))
+
+    def shared(self, reading: InternVLUReading, task: Task) -> PromptPrefix | None:
+        """What all prompts of a task share, prefilled when first asked for; None without pictures."""
+        if task not in reading.prefixes and reading.encoding.pictures:
+            ids = self.ids(reading, task, "")
+            shared = ids[: len(ids) - ids[::-1].index(self.words.end)]
+            empty = PromptPrefix.empty(self.vlm, len(shared) + TEXT_ROOM, self.run.device)
+            reading.prefixes[task] = self.extended(empty, shared, reading)
+        return reading.prefixes.get(task)
+
+    def prompt(self, reading: InternVLUReading, task: Task, ids: tuple[int, ...]) -> PromptPrefix:
+        """A prompt, prefilled; behind the shared prefix where it begins with it."""
+        prompt = self.shared(reading, task)
+        if prompt is None or ids[: len(prompt.ids)] != prompt.ids:
+            prompt = PromptPrefix.empty(self.vlm, len(ids), self.run.device)
+        return self.extended(prompt, ids[len(prompt.ids) :], reading)
+
+    def extended(self, prompt: PromptPrefix, ids: Sequence[int], reading: InternVLUReading) -> PromptPrefix:
+        """A prompt and some more tokens."""
+        with self.run.stage("prefill"):
+            return prompt.extended(self.vlm, self.words, ids, reading.visual)
+
+    def unguided(self, reading: InternVLUReading, task: Task, latents: Sequence[Tensor]) -> tuple[PromptStates, ...]:
+        """What guidance compares with: the pictures without a text, and nothing. One and the same without pictures."""
+        if not reading.unguided:
+            counts = [len(kept) for kept in reading.kept]
+            turns = [(no_text_turn(len(counts)), counts)] + ([(NOTHING, [])] if counts else [])
+            found = []
+            for turn, shown in turns:
+                ids = self.words.ids(render(SYSTEM[task], turn, shown, paint=True))
+                of_pictures = (reading.kept, latents) if shown else ((), ())
+                found.append(PromptStates.of(self.prompt(reading, task, ids), self.words, *of_pictures))
+            reading.unguided = tuple(found)
+        return reading.unguided
+
+    def decoded(self, prompt: PromptPrefix, decoding: Decoding, stage: str) -> list[int]:
+        """Write a text behind a prompt, which stays as it is."""
+        model = self.vlm.language_model
+        with self.run.stage("decode"):
+            writer = TextWriter(model, prompt.prefix, decoding.max_tokens)
+            return decode(model.logits(prompt.last), writer, self.words.ends, decoding, self.run, stage)
+
+
+def turn_with(encoding: EncodedInputs, text: str) -> str:
+    """What the user says with these inputs: the text behind them, or around its own placeholders."""
+    if encoding.texts:
+        text = "\n".join([item if isinstance(item, str) else PLACEHOLDER for item in encoding.items] + [text])
+    return user_turn(text, len(encoding.pictures))
