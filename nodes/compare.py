@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..g2tr_core.errors import SettingsError
-from ..g2tr_core.figures import token_map
 from ..g2tr_core.figures.comparison import Entry, sheet, table
 from ..g2tr_core.generation.settings import Decoding
 from ..g2tr_core.images import to_tensor
@@ -145,8 +144,8 @@ class Compare(io.ComfyNode):
                     made = painting = model.edit(reading, prompt, sampling, reading.size, None)
                     result = painting.image
                 notes += surplus_notes(reading)
-                drawn = token_map.draw(reading.reading.token_views()[0])
-                entries.append(Entry(setting.keep_ratio, drawn, result, made.report.after(reading.reading.report)))
+                view, report = reading.reading.token_views()[0], made.report.after(reading.reading.report)
+                entries.append(Entry(setting.keep_ratio, view, result, report))
             sheets.append(host.image(to_tensor(sheet(entries))))
             tables.append("\n\n".join([table(entries), *notes]))
         return io.NodeOutput(sheets, tables, ui={"text": ("\n\n".join(tables),)})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..embedded import CHECKPOINT, SAMPLE
 from ..errors import ImageError, SettingsError
-from ..figures import token_map
+from ..figures import comparison, token_map
 from ..generation.settings import Decoding, Sampling
 from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
 from ..reduction import Reduction
@@ -26,7 +26,6 @@ from ..umm.contract import UnifiedModel
 from ..umm.reading import Reading
 from ..umm.registry import ImageTask, Purpose
 from ..umm.values import GeneratedImage
-from .demo import draw
 from .options import given
 from .terminal import tell
 
@@ -114,7 +113,7 @@ def demo(args: Namespace, progress: Progress | None) -> Outcome:
     answer = model.answer(reading, SAMPLE.question, progress=progress)
     sampling = replace(model.default_sampling("edit"), seed=sampling.seed)
     painting = model.edit(reading, SAMPLE.instruction, sampling, progress=progress)
-    save_image(draw(SAMPLE, reading, answer, painting), output)
+    save_image(comparison.demo(SAMPLE, reading, answer, painting), output)
     fields = {"answer": answer.text, "output": str(output), **_origin(args), "seed": sampling.seed}
     report = painting.report.after(answer.report.after(reading.report))
     return Outcome(f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}", fields, report)

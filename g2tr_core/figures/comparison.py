@@ -1,17 +1,26 @@
-"""Results of one prompt at several keep ratios, side by side: a picture, and a table in words."""
+"""Results side by side: of one prompt at several keep ratios, as a picture and as a table, and of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..images import open_image
 from ..report import Report
-from .sheet import BRIGHT, DIM, columns, fitted, lines, wrapped
+from . import layout, theme, token_map
+from .text import paragraph
+from .theme import BODY, BRIGHT, DIM, SMALL, TITLE
+
+if TYPE_CHECKING:
+    from ..embedded import Sample
+    from ..umm.values import Answer, GeneratedImage, Reading, TokenView
 
 ENCODING = ("prepare", "vit", "vae_encode")  # stages that all ratios share
-LONGEST_ANSWER = 14  # lines that are drawn
+COLUMN = 512  # pixels, about: a whole number of them for each token
+LONGEST_ANSWER = 16  # lines that are drawn
 
 
 @dataclass(frozen=True)
@@ -20,24 +29,39 @@ class Entry:
 
     Args:
         ratio: the keep ratio that was asked for.
-        token_map: what became of the tokens.
+        view: what became of the tokens.
         result: the picture that was painted, or the answer.
         report: what it cost.
     """
 
     ratio: float
-    token_map: Image.Image
+    view: TokenView
     result: Image.Image | str
     report: Report
 
 
 def sheet(entries: Sequence[Entry]) -> Image.Image:
-    """One column an entry: ratio, tokens and time, token map, result.
+    """One column an entry, at most four beside each other: ratio, tokens, time, token map, result.
 
     Returns:
-        An RGB picture.
+        An RGB picture whose letters are large enough for a node.
     """
-    return columns([_cells(entry) for entry in entries])
+    cell = max(1, round(COLUMN / entries[0].view.grid[1]))
+    width = cell * entries[0].view.grid[1]
+    title, body = _letters(len(entries), width, TITLE, BODY)
+
+    def column(entry: Entry) -> list[Image.Image]:
+        tokens, result = entry.report.visual_tokens, entry.result
+        return [
+            paragraph(f"keep_ratio {entry.ratio:g}", title, BRIGHT, width),
+            paragraph(f"{tokens.after:,} of {tokens.before:,} tokens\n{_seconds(entry):,.2f} s", body, DIM, width),
+            layout.fitted(token_map.cells(entry.view, cell), width),
+            paragraph(result, body, BRIGHT, width, most=LONGEST_ANSWER)
+            if isinstance(result, str)
+            else layout.fitted(result, width),
+        ]
+
+    return layout.sheet([column(entry) for entry in entries], width)
 
 
 def table(entries: Sequence[Entry]) -> str:
@@ -55,16 +79,29 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join(lines + answers)
 
 
+def demo(sample: Sample, reading: Reading, answer: Answer, painting: GeneratedImage) -> Image.Image:
+    """Three columns: the scene with a question and its answer, the token map, and the edit."""
+    tokens, view = reading.visual_tokens, reading.token_views()[0]
+    small, body = _letters(3, COLUMN, SMALL, BODY)
+
+    def column(title: str, picture: Image.Image, said: str, reply: str) -> list[Image.Image]:
+        text = [paragraph(said, small, DIM, COLUMN), paragraph(reply, body, BRIGHT, COLUMN)]
+        return [paragraph(title, body, BRIGHT, COLUMN), layout.fitted(picture, COLUMN), layout.stacked(text)]
+
+    drawn, kept = token_map.cells(view, max(1, COLUMN // view.grid[1])), f"{tokens.after} of {tokens.before}"
+    columns = [
+        column("input", open_image(sample.picture), sample.question, answer.text),
+        column("visual tokens", drawn, "Bright ones stay, the others merge into them.", kept),
+        column("edit", painting.image, sample.instruction, ""),
+    ]
+    return layout.sheet(columns, COLUMN)
+
+
+def _letters(columns: int, width: int, *sizes: int) -> list[int]:
+    """Pixels of letters on a sheet of so many columns."""
+    whole = layout.sheet_width(layout.across(columns), width)
+    return [theme.letters(size, whole) for size in sizes]
+
+
 def _seconds(entry: Entry) -> float:
     return sum(ms for stage, ms in entry.report.ms.items() if stage not in ENCODING) / 1e3
-
-
-def _cells(entry: Entry) -> list[Image.Image]:
-    """What stands in an entry's column, from the top."""
-    tokens, result = entry.report.visual_tokens, entry.result
-    return [
-        lines([f"keep_ratio {entry.ratio:g}"], 26, BRIGHT),
-        lines([f"{tokens.after:,} of {tokens.before:,} tokens  ·  {_seconds(entry):,.2f} s"], 18, DIM),
-        fitted(entry.token_map),
-        lines(wrapped(result, LONGEST_ANSWER), 18, BRIGHT) if isinstance(result, str) else fitted(result),
-    ]

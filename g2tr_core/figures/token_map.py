@@ -14,24 +14,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from .. import checks
 from ..errors import SettingsError
-from .text import font_for
+from . import theme
+from .layout import stacked
+from .text import paragraph
+from .theme import BODY, BRIGHT, DIM, SMALL
 
 if TYPE_CHECKING:
     from ..umm.values import TokenView
 
 Array = NDArray[Any]
 
-LONG_SIDE = 1400  # pixels that a map is about as long as, where no scale is given
-SMALLEST_CELL, LARGEST_CELL = 4, 128  # pixels, likewise
+LONG_SIDE = 1024  # pixels that a map is about as long as, where no scale is given
+SMALLEST_CELL, LARGEST_CELL = 3, 80  # pixels, likewise
 LONGEST_SIDE = 8192  # pixels, whatever the scale
-BACKGROUND, BRIGHT, DIM = (18, 18, 20), (238, 238, 238), (150, 150, 155)
+NARROWEST = 360  # pixels, with the caption
+SEAM = 0.65  # brightness of the lines between groups
+BAR = 12  # pixels, height of the bar that shows the colours of scores
 GOLDEN, PLASTIC = 0.6180339887, 0.7548776662  # steps that spread whole numbers evenly over 0 … 1
-LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
 LEGEND = "framed: took others in  ·  tinted: merged into the frame of that colour"
 
 
@@ -40,7 +44,7 @@ def draw(view: TokenView, *, scale: int | None = None) -> Image.Image:
 
     Args:
         view: one picture of a reading. Where merging was off, a tint shows what the dropped token is most like.
-        scale: pixels a side of one token's cell; None for a picture of about 1,400 pixels.
+        scale: pixels a side of one token's cell; None for 80, or fewer so that a side is at most 1,024.
 
     Returns:
         An RGB picture; the same view always gives the same pixels.
@@ -48,24 +52,32 @@ def draw(view: TokenView, *, scale: int | None = None) -> Image.Image:
     Raises:
         SettingsError: the scale is no whole number above 0, or the picture would be longer than 8,192 pixels.
     """
-    cell = _cell_side(view.grid, scale)
-    photo = _photo(view, cell)  # [H, W, 3]
-    tokens, keep = view.grid[0] * view.grid[1], view.keep.numpy()
-    owner = view.assignment.numpy()  # [N]
-    kept = np.zeros(tokens, dtype=bool)
-    kept[keep] = True
-    took_others = np.bincount(owner, minlength=tokens) > 1  # [N]
+    kept, tokens = len(view.keep), len(view.assignment)
+    share = f"{kept} of {tokens} visual tokens kept ({kept / tokens:.0%})"
+    return _captioned([cells(view, _cell_side(view.grid, scale))], share, LEGEND if kept < tokens else "")
 
-    stays = _spread(kept, view.grid, cell)  # [H, W]
-    tint = _spread(_place_colours(view.grid)[owner], view.grid, cell)  # [H, W, 3]
-    pixels = np.where(stays[..., None], photo, tint * (0.2 + 0.5 * photo @ LUMA)[..., None])
-    pixels[_seams(_spread(owner, view.grid, cell), stays)] *= 0.65
-    framed = _spread(took_others, view.grid, cell) & np.tile(_frame(cell), view.grid)
-    pixels[framed] = tint[framed]
 
-    share = f"{len(keep)} of {tokens} visual tokens kept ({len(keep) / tokens:.0%})"
-    legend = [LEGEND] if len(keep) < tokens else []
-    return _captioned([_image(pixels)], share, *legend)
+def cells(view: TokenView, cell: int) -> Image.Image:
+    """The map of `draw` without words, `cell` pixels a token."""
+    rows, columns = view.grid
+    owner = view.assignment.numpy().reshape(view.grid)  # [rows, columns], as all below
+    stays = np.zeros(view.grid, dtype=bool)
+    stays.ravel()[view.keep.numpy()] = True
+    took_others = (np.bincount(owner.ravel(), minlength=rows * columns) > 1).reshape(view.grid)
+    tint = _place_colours(view.grid)[owner]  # [rows, columns, 3]
+
+    photo = _photo(view, cell)
+    merged = _shaded(photo, tint, 0.2, 0.7)
+    picture = Image.composite(photo, merged, _enlarged(stays.astype(np.uint8) * 255, photo.size))
+    pixels = np.array(picture).reshape(rows, cell, columns, cell, 3)
+    by_token = pixels.swapaxes(1, 2)  # [rows, columns, cell, cell, 3], sharing memory with `pixels`
+    above, beside = _seams(owner, stays), _seams(owner.T, stays.T).T
+    by_token[above, 0] = by_token[above, 0] * SEAM
+    by_token[beside, :, 0] = by_token[beside, :, 0] * SEAM
+    thick, colour = max(1, cell // 12), tint[took_others][:, None, None]
+    for edge in (slice(thick), slice(-thick, None)):
+        by_token[took_others, edge] = by_token[took_others, :, edge] = colour
+    return Image.fromarray(pixels.reshape(rows * cell, columns * cell, 3))
 
 
 def heat(view: TokenView, *, scale: int | None = None) -> Image.Image:
@@ -83,17 +95,14 @@ def heat(view: TokenView, *, scale: int | None = None) -> Image.Image:
     """
     if view.scores is None:
         raise SettingsError("nothing was scored", where="scores", fix="Read with a keep_ratio below 1")
-    cell = _cell_side(view.grid, scale)
-    scores = view.scores.numpy()  # [N]
+    photo = _photo(view, _cell_side(view.grid, scale))
+    scores = view.scores.numpy().reshape(view.grid)
     finite = np.isfinite(scores)
     low, high = (float(scores[finite].min()), float(scores[finite].max())) if finite.any() else (0.0, 0.0)
-    height = np.where(finite, (scores - low) / max(high - low, 1e-12), 0.0)  # [N] in 0 … 1
-    colours = np.where(finite[:, None], _ramp(height), 0.0)  # [N, 3]
-    detail = (_photo(view, cell) @ LUMA)[..., None]  # [H, W, 1]
-    pixels = _spread(colours, view.grid, cell) * (0.75 + 0.25 * detail)
-    scale_bar = _image(_ramp(np.linspace(0, 1, pixels.shape[1]))[None].repeat(12, axis=0))
-    caption = f"agreement with the latent, from {low:.2f} (dark) to {high:.2f} (bright)"
-    return _captioned([_image(pixels), scale_bar], caption)
+    height = np.where(finite, (scores - low) / max(high - low, 1e-12), 0.0)  # [rows, columns] in 0 … 1
+    picture = _shaded(photo, np.where(finite[..., None], _ramp(height), np.uint8(0)), 0.75, 1.0)
+    bar = _enlarged(_ramp(np.linspace(0, 1, picture.width))[None], (picture.width, BAR))
+    return _captioned([picture, bar], f"agreement with the latent, from {low:.2f} (dark) to {high:.2f} (bright)")
 
 
 def kept_mask(view: TokenView) -> Tensor:
@@ -105,8 +114,14 @@ def kept_mask(view: TokenView) -> Tensor:
 
 def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
     """Pictures one below the other, each under its label."""
-    labelled = [_stacked([_text_line(label, 20, BRIGHT), image]) for image, label in zip(images, labels, strict=True)]
-    return _stacked(labelled)
+    width = max(NARROWEST, *(image.width for image in images))
+    size = theme.letters(BODY, width)
+    labelled = [
+        each
+        for image, label in zip(images, labels, strict=True)
+        for each in (paragraph(label, size, BRIGHT, width - size, centred=True), image)
+    ]
+    return stacked(labelled, size // 2)
 
 
 def _cell_side(grid: tuple[int, int], scale: int | None) -> int:
@@ -116,35 +131,31 @@ def _cell_side(grid: tuple[int, int], scale: int | None) -> int:
     return scale
 
 
-def _photo(view: TokenView, cell: int) -> Array:
-    """The photo at `cell` pixels a token: [H, W, 3] of 0 … 1."""
-    size = (view.grid[1] * cell, view.grid[0] * cell)
-    return np.asarray(view.image.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255
+def _photo(view: TokenView, cell: int) -> Image.Image:
+    """The photo at `cell` pixels a token."""
+    return view.image.resize((view.grid[1] * cell, view.grid[0] * cell), Image.Resampling.LANCZOS)
 
 
-def _spread(values: Array, grid: tuple[int, int], cell: int) -> Array:
-    """A value a token -> a value a pixel: [N, ...] -> [H, W, ...]."""
-    return values.reshape(*grid, *values.shape[1:]).repeat(cell, axis=0).repeat(cell, axis=1)
+def _enlarged(values: Array, size: tuple[int, int]) -> Image.Image:
+    """Bytes [rows, columns] or [rows, columns, 3] as a picture of (width, height), every one a block."""
+    return Image.fromarray(values).resize(size, Image.Resampling.NEAREST)
+
+
+def _shaded(photo: Image.Image, colours: Array, dark: float, bright: float) -> Image.Image:
+    """Blocks of colour, [rows, columns, 3] bytes, times the photo's brightness brought into `dark` … `bright`."""
+    shade = photo.convert("L").point([round(255 * dark + (bright - dark) * level) for level in range(256)])
+    return ImageChops.multiply(_enlarged(colours, photo.size), Image.merge("RGB", (shade, shade, shade)))
 
 
 def _seams(owner: Array, stays: Array) -> Array:
-    """Lines of one pixel between groups, where a dropped cell is beside: [H, W] each."""
+    """Where a token belongs to another group than the one above it and not both stay: [rows, columns] bool."""
     seams = np.zeros_like(stays)
-    seams[1:] |= (owner[1:] != owner[:-1]) & ~(stays[1:] & stays[:-1])
-    seams[:, 1:] |= (owner[:, 1:] != owner[:, :-1]) & ~(stays[:, 1:] & stays[:, :-1])
+    seams[1:] = (owner[1:] != owner[:-1]) & ~(stays[1:] & stays[:-1])
     return seams
 
 
-def _frame(cell: int) -> Array:
-    """The border of one cell: [cell, cell] bool."""
-    thick = max(1, cell // 12)
-    border = np.ones((cell, cell), dtype=bool)
-    border[thick : cell - thick, thick : cell - thick] = False
-    return border
-
-
 def _place_colours(grid: tuple[int, int]) -> Array:
-    """A colour for each token, by its place: [N, 3] sRGB of 0 … 1."""
+    """A colour for each token, by its place: [N, 3] bytes, sRGB."""
     rows, columns = grid
     token = np.arange(rows * columns)
     down = (token // columns + 0.5) / rows * 2 - 1  # [N] in -1 … 1
@@ -155,13 +166,13 @@ def _place_colours(grid: tuple[int, int]) -> Array:
 
 
 def _ramp(height: Array) -> Array:
-    """0 … 1 -> violet, green, yellow, evenly lighter all the way: [N] -> [N, 3] sRGB."""
+    """0 … 1 -> violet, green, yellow, evenly lighter all the way: [...] -> [..., 3] bytes, sRGB."""
     hue = np.radians(300 - 200 * height)
     return _srgb(0.25 + 0.65 * height, 0.09 + 0.09 * height, hue)
 
 
 def _srgb(lightness: Array, chroma: Array, hue: Array) -> Array:
-    """Oklab's lightness 0 … 1, chroma and hue in radians -> sRGB of 0 … 1, [N] -> [N, 3].
+    """Oklab's lightness 0 … 1, chroma and hue in radians -> sRGB, [...] -> [..., 3] bytes.
 
     Source: Björn Ottosson, "A perceptual color space for image processing" (2020).
     """
@@ -177,32 +188,13 @@ def _srgb(lightness: Array, chroma: Array, hue: Array) -> Array:
         ],
         axis=-1,
     ).clip(0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (srgb * 255).round().astype(np.uint8)
 
 
-def _image(pixels: Array) -> Image.Image:
-    return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
-
-
-def _captioned(images: Sequence[Image.Image], caption: str, *legend: str) -> Image.Image:
-    size = min(max(images[0].width // 55, 13), 24)
-    lines = [_text_line(line, size * 3 // 4, DIM) for line in legend]
-    return _stacked([*images, _text_line(caption, size, BRIGHT), *lines])
-
-
-def _text_line(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:
-    """One line of text with room around it."""
-    font = font_for(text, size)
-    line = Image.new("RGB", (round(font.getlength(text)) + 2 * size, size * 17 // 10), BACKGROUND)
-    ImageDraw.Draw(line).text((size, line.height // 2), text, fill=colour, font=font, anchor="lm")
-    return line
-
-
-def _stacked(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, centred."""
-    stack = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), BACKGROUND)
-    top = 0
-    for image in images:
-        stack.paste(image, ((stack.width - image.width) // 2, top))
-        top += image.height
-    return stack
+def _captioned(images: Sequence[Image.Image], caption: str, legend: str = "") -> Image.Image:
+    width = max(images[0].width, NARROWEST)
+    body, small = theme.letters(BODY, width), theme.letters(SMALL, width)
+    lines = [(caption, body, BRIGHT), (legend, small, DIM)]
+    texts = [paragraph(text, size, colour, width - body, centred=True) for text, size, colour in lines if text]
+    return stacked([stacked(images), *texts], body // 3)

@@ -1,26 +1,75 @@
-"""Contact sheets and tables of several keep ratios."""
+"""Contact sheets and tables of several keep ratios, and the picture of the demo."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
-from g2tr_core.figures.comparison import Entry, sheet, table
-from g2tr_core.figures.sheet import COLUMN
+from g2tr_core.embedded import Sample
+from g2tr_core.figures import theme
+from g2tr_core.figures.comparison import COLUMN, Entry, demo, sheet, table
+from g2tr_core.figures.layout import MARGIN, across
 from g2tr_core.report import Change, Report
+from g2tr_core.umm.values import Answer, GeneratedImage, TokenView
+
+GRID = (4, 6)
 
 
-def entry(ratio: float, result: Image.Image | str, seconds: float) -> Entry:
+def view(grid: tuple[int, int] = GRID) -> TokenView:
+    tokens = torch.arange(grid[0] * grid[1])
+    return TokenView(Image.new("RGB", (grid[1] * 14, grid[0] * 14), (0, 128, 128)), grid, tokens, tokens, None)
+
+
+def entry(ratio: float, result: Image.Image | str, seconds: float = 1.0) -> Entry:
     report = Report(Change(100, round(100 * ratio)), Change(10, 5), ms={"vit": 9000.0, "prefill": seconds * 1e3})
-    return Entry(ratio, Image.new("RGB", (300, 200), "teal"), result, report)
+    return Entry(ratio, view(), result, report)
+
+
+def corners(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of what has this colour."""
+    where = np.argwhere((pixels == colour).all(-1))
+    return (*where.min(0), *where.max(0))
 
 
 def test_columns_stand_side_by_side_and_rows_level() -> None:
     red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 32), "blue")
     pixels = np.asarray(sheet([entry(1.0, red, 2), entry(0.5, blue, 1)]))
-    assert pixels.shape[1] > 2 * COLUMN
-    tops = [np.argwhere((pixels == colour).all(-1))[:, 0].min() for colour in ((255, 0, 0), (0, 0, 255))]
-    assert tops[0] == tops[1]
+    assert pixels.shape[1] > 1.9 * COLUMN
+    (top, left, _, right), (level, beside, *_) = (corners(pixels, colour) for colour in ((255, 0, 0), (0, 0, 255)))
+    assert top == level and beside > right > left + 0.9 * COLUMN
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 3, 2), (7, 4, 2), (8, 4, 2)])
+def test_at_most_four_columns_are_beside_each_other(count: int, columns: int, rows: int) -> None:
+    colours = [(250, 5, 10 * index) for index in range(count)]
+    pixels = np.asarray(sheet([entry(0.5, Image.new("RGB", (64, 64), colour)) for colour in colours]))
+    tops, lefts = zip(*(corners(pixels, colour)[:2] for colour in colours), strict=True)
+    assert across(count) == len(set(lefts)) == columns and len(set(tops)) == rows
+    assert sorted(zip(tops, lefts, strict=True)) == list(zip(tops, lefts, strict=True)), "read as a page is"
+    assert pixels.shape[1] == columns * (COLUMN // GRID[1] * GRID[1] + MARGIN) + MARGIN
+
+
+@pytest.mark.parametrize("grid", [(70, 70), (37, 53), (8, 8), (1, 300)])
+def test_maps_and_results_have_the_same_width_with_whole_pixels_a_token(grid: tuple[int, int]) -> None:
+    shown = replace(entry(1.0, Image.new("RGB", (64, 64), "red")), view=view(grid))
+    pixels = np.asarray(sheet([shown]))
+    _, left, _, right = corners(pixels, (255, 0, 0))
+    assert corners(pixels, (0, 128, 128))[1::2] == (left, right)
+    assert (right + 1 - left) % grid[1] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_letters_can_be_read_in_a_node(count: int) -> None:
+    """Lines are as high as in a drawing of a node's width, whatever the width of the sheet."""
+    picture = sheet([entry(0.5, "A\nB")] * count)
+    taller = sheet([entry(0.5, "A\nB\nC")] * count)
+    line = (taller.height - picture.height) / (count / across(count))
+    assert line * theme.NODE_WIDTH / picture.width >= theme.BODY
 
 
 def test_the_table_leaves_out_what_all_ratios_share() -> None:
@@ -31,4 +80,25 @@ def test_the_table_leaves_out_what_all_ratios_share() -> None:
 
 
 def test_long_and_empty_answers_are_drawn() -> None:
-    assert sheet([entry(1.0, "word " * 2000, 1), entry(0.5, "", 1)]).height < 1200
+    assert sheet([entry(1.0, "word " * 2000, 1), entry(0.5, "", 1)]).height < 1300
+
+
+@dataclass
+class Reading:
+    """As much of a reading as the demo draws."""
+
+    visual_tokens: Change
+
+    def token_views(self) -> list[TokenView]:
+        return [view()]
+
+
+def test_the_demo_shows_the_scene_the_map_and_the_edit(tmp_path: Path) -> None:
+    scene = tmp_path / "scene.png"
+    Image.new("RGB", (60, 40), "red").save(scene)
+    painting = GeneratedImage(torch.tensor([0.0, 0.0, 1.0]).expand(40, 60, 3), torch.zeros(16, 5, 7), "", Report())
+    sample, answer = Sample(scene, "What is it?", "Make it blue."), Answer("red", "", Report())
+    pixels = np.asarray(demo(sample, Reading(Change(24, 24)), answer, painting))  # type: ignore[arg-type]
+    boxes = [corners(pixels, colour) for colour in ((255, 0, 0), (0, 128, 128), (0, 0, 255))]
+    assert len({top for top, *_ in boxes}) == 1
+    assert [left for _, left, *_ in boxes] == [MARGIN + index * (COLUMN + MARGIN) for index in range(3)]

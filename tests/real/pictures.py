@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from g2tr_core.figures.theme import BACKGROUND
 from tests.real.browser import in_editor
 from tests.real.comfy_server import PROMPTS, REPOSITORY, WORKFLOWS, ComfyServer, Prompt, python_of
 
@@ -71,7 +72,7 @@ def _sheet(pictures: list[Image.Image]) -> Image.Image:
     columns = max(range(1, count + 1), key=lambda columns: min(width / columns, height / ceil(count / columns)))
     rows = ceil(count / columns)
     cell = ((width - GAP * (columns - 1)) // columns, (height - GAP * (rows - 1)) // rows)
-    sheet = Image.new("RGB", THUMBNAIL, (18, 18, 20))
+    sheet = Image.new("RGB", THUMBNAIL, BACKGROUND)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         empty = columns - min(columns, count - row * columns)  # the last row is centred

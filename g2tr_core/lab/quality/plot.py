@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...figures.theme import BRIGHT, MATPLOTLIB, as_hex
 from .conditions import ENDS, FLOOR, FULL, GUESS, Condition
 from .summary import NEEDING, OVERALL, Key, Line, Summary
 
@@ -30,6 +32,7 @@ STYLES = {  # colour and line: the selections for people whole, what they are co
 DODGE = 0.4  # percent of tokens between the error bars of neighbours
 
 
+@rc_context(MATPLOTLIB)
 def draw(summary: Summary, path: Path) -> None:
     """Draw the measures that the summary has, with intervals; selections that merge, where any do."""
     measures = [measure for measure in PANELS if Key(measure, OVERALL, FULL) in summary]
@@ -68,12 +71,12 @@ def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) 
             capsize=2,
             label=selection,
         )
-    axes.axhline(scale * lines[FLOOR].value.mean, color="black", linewidth=0.8, label="no visual tokens")
+    axes.axhline(scale * lines[FLOOR].value.mean, color=as_hex(BRIGHT), linewidth=0.8, label="no visual tokens")
     if GUESS in lines:
         axes.axhline(
-            scale * lines[GUESS].value.mean, color="black", linewidth=0.8, linestyle=":", label=GUESS.selection
+            scale * lines[GUESS].value.mean, color=as_hex(BRIGHT), linewidth=0.8, linestyle=":", label=GUESS.selection
         )
     axes.set(title=title, xlabel=f"visual tokens kept, % ({'merged' if merge == 'mean' else 'not merged'})")
     axes.set_xlim(103, 0)
-    axes.grid(alpha=0.25)
+    axes.grid()
     axes.legend(fontsize=8)
