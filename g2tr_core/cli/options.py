@@ -105,7 +105,7 @@ def _demo(parser: ArgumentParser) -> None:
 def _bench(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="which one; none lists them")
     parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help="arguments of the benchmark")
-    parser.set_defaults(json=False, quiet=False)
+    parser.set_defaults(quiet=False, progress=False)
 
 
 def _pictures(parser: ArgumentParser) -> None:
@@ -123,6 +123,11 @@ def _common(parser: ArgumentParser, seed: str | None = None) -> None:
     if seed is not None:
         parser.add_argument("--seed", type=int, metavar="N", help=seed)
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
+    speaking(parser)
+
+
+def speaking(parser: ArgumentParser) -> None:
+    """Options that say what goes to standard error; `terminal.Console` takes them."""
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
     parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
 

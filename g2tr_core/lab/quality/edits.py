@@ -24,7 +24,7 @@ from ...report import Stopwatch
 from ...umm.values import Reading, UnifiedModel
 from .cases import Case, Edit
 from .conditions import FULL, Condition, read
-from .ledger import Ledger
+from .results import ResultStore
 
 MEASURES = (
     "closer",
@@ -104,19 +104,19 @@ class EditRun:
         cases: pictures with edits.
         conditions: how pictures are read.
         sampling: steps and guidance; the seed is each edit's number.
-        ledger: where results go, with `MEASURES`.
+        store: where results go, with `MEASURES`.
     """
 
     model: UnifiedModel
     cases: Sequence[Case[Edit]]
     conditions: Sequence[Condition]
     sampling: Sampling
-    ledger: Ledger
+    store: ResultStore
 
     @property
     def remaining(self) -> int:
         """Edits that are still to be painted."""
-        return self.ledger.remaining(self.cases, self.conditions)
+        return self.store.remaining(self.cases, self.conditions)
 
     def seconds_each(self) -> float:
         """How long an edit takes, by a trial with the first one that is forgotten again."""
@@ -130,7 +130,7 @@ class EditRun:
     def run(self, tick: Callable[[], object]) -> None:
         """Paint them; `tick` is called after each."""
         for case in self.cases:
-            todo = self.ledger.pending(case, self.conditions)
+            todo = self.store.pending(case, self.conditions)
             if not todo:
                 continue
             encoding = self.model.encode(case.image)
@@ -142,7 +142,7 @@ class EditRun:
                 for edit in edits:
                     truth = truths[edit.number]
                     result = truth.full if reading is None else self.paint(reading, edit)
-                    self.ledger.add(case, edit, condition, truth.measure(result, condition))
+                    self.store.add(case, edit, condition, truth.measure(result, condition))
                     tick()
 
     def paint(self, reading: Reading, edit: Edit) -> Tensor:

@@ -39,8 +39,8 @@ class Row:
         return value
 
     def kind(self, name: str) -> str:
-        """A field that may be missing."""
-        return self.text(name) if self.fields.get(name) else ONE_KIND
+        """A field that may be missing, as one line."""
+        return " ".join(self.text(name).split()) if self.fields.get(name) else ONE_KIND
 
     def image(self, name: str) -> Path:
         """A field that names a file."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from g2tr_core.cli import commands, main, quality
+from g2tr_core.cli import commands, main
 from g2tr_core.embedded import INTERNVLU
 from tests.goldens import BAGEL_TINY
 
@@ -99,5 +99,5 @@ def test_faults_are_told_before_a_model_is_loaded(
 @pytest.mark.parametrize("arguments", [[], ["--out", "x", "--questions", "-1"], ["--out", "x", "--selections", "best"]])
 def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        quality.main(arguments)
+        main(["bench", "quality", *arguments])
     assert stop.value.code == 2 and "usage: g2tr bench quality" in capsys.readouterr().err
