@@ -12,6 +12,7 @@ from PIL import Image
 
 from g2tr_core.cli import commands, main
 from g2tr_core.embedded import INTERNVLU
+from g2tr_core.lab.quality.results import locked
 from tests.goldens import BAGEL_TINY
 
 SMALL = ["--quiet", "--device", "cpu", "--max-tokens", "2", "--steps", "2"]
@@ -57,6 +58,15 @@ def test_the_whole_experiment(bagel: str, tmp_path: Path, capsys: pytest.Capture
     assert (out / "answers.csv").read_bytes() == written[1]
     assert main([*arguments, "--max-tokens", "3"]) == 1
     assert "results of another model" in capsys.readouterr().err
+
+
+def test_a_second_run_into_the_folder_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with locked(tmp_path):
+        assert main(["bench", "quality", "--out", str(tmp_path), "--questions", "8", "--edits", "0", *SMALL]) == 1
+    assert "another run is writing" in capsys.readouterr().err
 
 
 def test_own_files_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

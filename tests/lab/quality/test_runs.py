@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from g2tr_core.lab.quality.cases import Case, Edit, Question
 from g2tr_core.lab.quality.conditions import FLOOR, FULL, GUESS, Condition, conditions
 from g2tr_core.lab.quality.edits import BEST_PSNR, EditRun
 from g2tr_core.lab.quality.gates import gates
-from g2tr_core.lab.quality.results import ResultStore
+from g2tr_core.lab.quality.results import ResultStore, locked
 from g2tr_core.lab.quality.summary import NEEDING, OVERALL, Key, Summary, summarise, write_csv
+from tests.goldens import REPOSITORY
 from tests.lab.quality.fake import FakeModel, blurred, half_painted
 
 CONDITIONS = conditions((0.5, 0.25), ("balanced", "diverse"), ("mean",))
@@ -228,3 +231,61 @@ def test_the_trial_leaves_nothing_behind(tmp_path: Path) -> None:
         before = run.remaining
         assert run.seconds_each() > 0
         assert run.remaining == before and not run.store.rows
+
+
+def one_result(folder: Path) -> ResultStore:
+    store = ResultStore(folder / "a.csv", ("accuracy", "answer"), {})
+    question = Question(0, "type", "Say 0", "0")
+    measured: dict[str, float | str] = {"accuracy": 1, "answer": 'a "b", c'}
+    store.add(Case(0, GREY, (question,)), question, FULL, measured)
+    store.add(Case(0, GREY, (question,)), question, FLOOR, measured)
+    return store
+
+
+def test_a_torn_line_is_dropped_wherever_it_ends(tmp_path: Path) -> None:
+    store = one_result(tmp_path)
+    whole = store.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for length in range(len(whole) + 1):
+        store.path.write_bytes(whole[:length])
+        count = max(1, whole[:length].count(b"\n"))  # of the lines that are left; the first is the header
+        assert ResultStore(store.path, ("accuracy", "answer"), {}).rows == store.rows[: count - 1]
+        assert store.path.read_bytes() == b"".join(lines[:count])
+
+
+@pytest.mark.parametrize("torn", ["0,0,ty", "\0\0\0\0", '0,0,type,0.0,no tokens,none,1,"a', "x,0,type,1,a,none,1,", ""])
+def test_a_torn_line_between_whole_ones_is_dropped(tmp_path: Path, torn: str) -> None:
+    """After a power failure a file may have blocks of zeros, and an older version may have written on behind one."""
+    store = one_result(tmp_path)
+    header, first, second = store.path.read_text().splitlines(keepends=True)
+    store.path.write_text(f"{header}{first}{torn}\n{second}{second}")
+    assert ResultStore(store.path, ("accuracy", "answer"), {}).rows == store.rows
+    assert store.path.read_text() == header + first + second
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,age\nAnn,7\n")
+    with pytest.raises(SettingsError, match=r"a\.csv: the first line does not name the columns"):
+        ResultStore(tmp_path / "a.csv", ("accuracy",), {})
+    assert (tmp_path / "a.csv").read_text() == "name,age\nAnn,7\n"
+
+
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    code = (
+        "import sys; from pathlib import Path; from g2tr_core.lab.quality.results import locked\n"
+        f"with locked(Path({str(out)!r})): print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        with pytest.raises(SettingsError, match=r"out: another run is writing its results here"), locked(out):
+            pytest.fail("the folder was locked twice")
+        other.kill()
+    with locked(out), pytest.raises(SettingsError, match="another run"), locked(out):
+        pytest.fail("the folder was locked twice")
+    with locked(out):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"), locked(tmp_path / "file" / "out"):
+        pytest.fail("there is no such folder")
