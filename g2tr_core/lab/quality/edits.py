@@ -115,7 +115,7 @@ class EditRun:
 
     @property
     def remaining(self) -> int:
-        """Edits that are still to be painted."""
+        """Edits that are still to be made."""
         return self.store.remaining(self.cases, self.conditions)
 
     def seconds_each(self) -> float:
@@ -124,11 +124,11 @@ class EditRun:
         encoding = self.model.encode(case.image)
         for _ in range(2):  # the first time warms up
             start = time.perf_counter()
-            self.paint(read(self.model, encoding, condition, "edit", case.number), case.tasks[0])
+            self.generate(read(self.model, encoding, condition, "edit", case.number), case.tasks[0])
         return time.perf_counter() - start
 
     def run(self, tick: Callable[[], object]) -> None:
-        """Paint them; `tick` is called after each."""
+        """Make them; `tick` is called after each."""
         for case in self.cases:
             todo = self.store.pending(case, self.conditions)
             if not todo:
@@ -141,11 +141,11 @@ class EditRun:
                 reading = None if condition == FULL else read(self.model, encoding, condition, "edit", case.number)
                 for edit in edits:
                     truth = truths[edit.number]
-                    result = truth.full if reading is None else self.paint(reading, edit)
+                    result = truth.full if reading is None else self.generate(reading, edit)
                     self.store.add(case, edit, condition, truth.measure(result, condition))
                     tick()
 
-    def paint(self, reading: Reading, edit: Edit) -> Tensor:
+    def generate(self, reading: Reading, edit: Edit) -> Tensor:
         """The result of an edit, [H, W, 3] of 0 … 1 on the CPU."""
         sampling = replace(self.sampling, seed=edit.number)
         return self.model.edit(reading, edit.instruction, sampling).pixels.cpu()
@@ -156,7 +156,7 @@ class EditRun:
         Raises:
             ImageError: source and target show the same.
         """
-        full = self.paint(whole, edit)
+        full = self.generate(whole, edit)
         size = (full.shape[1], full.shape[0])
         source, target, *mistakes = (
             open_image(each).resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Questions and edits from a person's own folder.
+"""Questions and edits from the user's own folder.
 
 `questions.jsonl` or `questions.csv` has `image`, `question`, `answer` and, if there are kinds to tell apart, `type`;
 `edits.jsonl` or `edits.csv` has `image`, `instruction`, `target` and, likewise, `class`. Pictures are files in the
