@@ -5,29 +5,24 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ..embedded import CHECKPOINT, SAMPLE
-from ..errors import ImageError, SettingsError
+from ..errors import ImageError
 from ..figures import comparison, token_map
-from ..generation.settings import Decoding, Sampling
-from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
-from ..reduction import Reduction
+from ..images import FORMATS, save_image
+from ..jobs.records import Job, Task
+from ..jobs.work import SETTINGS, prepare, read, run
 from ..report import Report
 from ..run import Progress
 from ..umm import load
 from ..umm.contract import UnifiedModel
-from ..umm.reading import Reading
-from ..umm.registry import ImageTask, Purpose
-from ..umm.values import GeneratedImage
 from .options import given
-from .terminal import tell
+from .terminal import Console
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 SMALL = "The embedded model is tiny and knows only its own world of shapes and digits. Give a real one as --model."
@@ -38,88 +33,68 @@ class Outcome:
     """What a command made.
 
     Args:
-        result: for standard output.
-        fields: for JSON; the report is added.
+        text: the result, for standard output.
+        fields: the result, for JSON; the report is added.
         report: the cost of the run as a whole.
         thinking: what the model wrote to itself.
     """
 
-    result: str
+    text: str
     fields: dict[str, Any]
     report: Report
     thinking: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**self.fields, "report": self.report.as_dict()}
 
-
-def ask(args: Namespace, progress: Progress | None) -> Outcome:
+def ask(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Answer a question about pictures."""
-    _decoding(args, Decoding())
-    pictures = _Pictures.of(args)
-    model = load_model(args)
-    decoding = _decoding(args, model.thinking if args.think else Decoding())
-    reading = pictures.read(model, "answer", args.think, progress)
-    answer = model.answer(reading, args.question, decoding=decoding, think=args.think, progress=progress)
-    fields = {"answer": answer.text, **_thinking(args, answer.thinking), **_origin(args), "seed": decoding.seed}
-    return Outcome(answer.text, fields, answer.report.after(reading.report), answer.thinking)
+    prepared = prepare(_job(args, "ask", args.question))
+    model = load_model(args, console)
+    answer = run(model, prepared, progress)
+    fields = _fields(args, answer=answer.text, thinking=answer.thinking)
+    return Outcome(answer.text, fields, answer.report, answer.thinking)
 
 
-def edit(args: Namespace, progress: Progress | None) -> Outcome:
-    """Paint pictures anew."""
-    _check_painting(args)
-    output, pictures = _checked_output(args.output), _Pictures.of(args)
-    model = load_model(args)
-    sampling, plan = _sampling(args, model, "edit"), _plan(args, model)
-    reading = pictures.read(model, "edit", args.think, progress)
-    painting = model.edit(reading, args.instruction, sampling, size=args.size, think=plan, progress=progress)
-    return _painted(args, painting, output, sampling, painting.report.after(reading.report))
+def edit(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
+    """Change pictures as an instruction says."""
+    return _image(args, console, progress, _job(args, "edit", args.instruction))
 
 
-def imagine(args: Namespace, progress: Progress | None) -> Outcome:
-    """Paint from a text."""
-    _check_painting(args)
-    output = _checked_output(args.output)
-    model = load_model(args)
-    sampling, plan = _sampling(args, model, "imagine"), _plan(args, model)
-    painting = model.imagine(args.prompt, sampling, **given(args, "size"), think=plan, progress=progress)
-    return _painted(args, painting, output, sampling, painting.report)
+def imagine(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
+    """Make a picture from a text."""
+    return _image(args, console, progress, _job(args, "imagine", args.prompt))
 
 
-def tokens(args: Namespace, progress: Progress | None) -> Outcome:
+def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Draw what a reduction did."""
-    output, pictures = _checked_output(args.output), _Pictures.of(args)
-    model = load_model(args)
-    reading = pictures.read(model, "answer", False, progress)
+    output, prepared = _checked_output(args.output), prepare(_job(args, "ask", ""))
+    model = load_model(args, console)
+    reading = read(model, prepared, "answer", progress)
     views = reading.token_views()
     drawn = [token_map.heat(view) if args.heat else token_map.draw(view) for view in views]
-    picture = drawn[0] if len(drawn) == 1 else token_map.contact_sheet(drawn, args.images)
+    save_image(drawn[0] if len(drawn) == 1 else token_map.contact_sheet(drawn, args.images), output)
     counts = [
         {"image": name, "tokens": len(view.assignment), "kept": len(view.keep)}
         for name, view in zip(args.images, views, strict=True)
     ]
-    fields = {"output": str(save_image(picture, output)), "pictures": counts, **_origin(args)}
-    return Outcome(str(output), fields, reading.report)
+    return Outcome(str(output), _fields(args, output=str(output), pictures=counts), reading.report)
 
 
-def demo(args: Namespace, progress: Progress | None) -> Outcome:
+def demo(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Ask about a sample scene, edit it, and draw all of it."""
     args.images = [SAMPLE.picture]
-    output, pictures = _checked_output(args.output), _Pictures.of(args)
-    sampling = replace(Sampling(), **given(args, "seed"))
-    model = load_model(args)
-    reading = pictures.read(model, "edit", False, progress)
-    answer = model.answer(reading, SAMPLE.question, progress=progress)
-    sampling = replace(model.default_sampling("edit"), seed=sampling.seed)
-    painting = model.edit(reading, SAMPLE.instruction, sampling, progress=progress)
-    save_image(comparison.demo(SAMPLE, reading, answer, painting), output)
-    fields = {"answer": answer.text, "output": str(output), **_origin(args), "seed": sampling.seed}
-    report = painting.report.after(answer.report.after(reading.report))
-    return Outcome(f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}", fields, report)
+    output = _checked_output(args.output)
+    question = prepare(_job(args, "ask", SAMPLE.question))
+    instruction = prepare(_job(args, "edit", SAMPLE.instruction))
+    model = load_model(args, console)
+    reading = read(model, instruction, "edit", progress)
+    answer, edited = (run(model, each, progress, reading=reading) for each in (question, instruction))
+    save_image(comparison.demo(SAMPLE, reading, answer.text, *edited.images), output)
+    report = edited.report.after(answer.report.after(reading.report))
+    text = f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}"
+    return Outcome(text, _fields(args, answer=answer.text, output=str(output)), report)
 
 
-COMMANDS: dict[str, Callable[[Namespace, Progress | None], Outcome]] = {
+COMMANDS: dict[str, Callable[[Namespace, Console, Progress | None], Outcome]] = {
     "ask": ask,
     "edit": edit,
     "imagine": imagine,
@@ -128,96 +103,11 @@ COMMANDS: dict[str, Callable[[Namespace, Progress | None], Outcome]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Everything that is read, opened and checked before a model is there.
-
-    Args:
-        images: the pictures.
-        protect, sacrifice: masks for the first of them, white where they apply.
-        reduction: how to reduce them.
-    """
-
-    images: list[Image.Image]
-    protect: list[Image.Image]
-    sacrifice: list[Image.Image]
-    reduction: Reduction
-
-    @classmethod
-    def of(cls, args: Namespace) -> _Pictures:
-        settings = {setting.name for setting in fields(Reduction)} - {"seed"}  # the option is of the sampling
-        reduction = Reduction(**given(args, *settings))
-        for name in ("protect", "sacrifice"):
-            masks = getattr(args, name) or []
-            if len(masks) > len(args.images):
-                raise SettingsError(
-                    f"{len(masks)} masks for {len(args.images)} picture{'s' if len(args.images) > 1 else ''}",
-                    where=name,
-                    fix="Give at most one mask a picture; join masks of one picture first",
-                )
-        protect, sacrifice = ([open_mask(path) for path in masks or ()] for masks in (args.protect, args.sacrifice))
-        return cls([open_image(path) for path in args.images], protect, sacrifice, reduction)
-
-    def read(self, model: UnifiedModel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
-        priority = [self._priority(index) for index in range(len(self.images))]
-        reading: Reading = model.read(
-            self.images, self.reduction, purpose=purpose, think=think, priority=priority, progress=progress
-        )
-        return reading
-
-    def _priority(self, index: int) -> Tensor | None:
-        """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks."""
-        wishes = [(1, self.protect), (-1, self.sacrifice)]
-        masks = [(sign, masks[index]) for sign, masks in wishes if index < len(masks)]
-        if not masks:
-            return None
-        size = masks[0][1].size
-        return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in masks]).sum(0)
-
-
-def _decoding(args: Namespace, defaults: Decoding) -> Decoding:
-    return replace(defaults, **given(args, "max_tokens", "temperature", "top_p", "seed"))
-
-
-def _plan(args: Namespace, model: UnifiedModel) -> Decoding | None:
-    return _decoding(args, model.thinking) if args.think else None
-
-
-def _check_painting(args: Namespace) -> None:
-    """Refuse bad settings before a model is loaded, whose own defaults they will be put into."""
-    _decoding(args, Decoding())
-    _with_options(args, Sampling())
-
-
-def _sampling(args: Namespace, model: UnifiedModel, task: ImageTask) -> Sampling:
-    return _with_options(args, model.default_sampling(task, think=args.think))
-
-
-def _with_options(args: Namespace, defaults: Sampling) -> Sampling:
-    fields = ("text_scale", "image_scale", "interval", "renorm", "renorm_min")
-    guidance = replace(defaults.guidance, **given(args, *fields))
-    return replace(defaults, guidance=guidance, **given(args, "steps", "timestep_shift", "seed", "batch_guidance"))
-
-
-def _painted(args: Namespace, painting: GeneratedImage, output: Path, sampling: Sampling, report: Report) -> Outcome:
-    save_image(painting.image, output)
-    fields = {"output": str(output), **_thinking(args, painting.thinking), **_origin(args), "seed": sampling.seed}
-    return Outcome(str(output), fields, report, painting.thinking)
-
-
-def _thinking(args: Namespace, thinking: str) -> dict[str, str]:
-    return {"thinking": thinking} if args.think else {}
-
-
-def _origin(args: Namespace) -> dict[str, str]:
-    return {"model": args.model or "embedded"}
-
-
-def load_model(args: Namespace) -> UnifiedModel:
+def load_model(args: Namespace, console: Console) -> UnifiedModel:
     """Load the model that the options name, on the device and in the types that they name."""
     device = _best_device() if args.device == "auto" else args.device
     dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype
-    tell(args, SMALL if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
+    console.tell(SMALL if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
     return load(
         args.model or CHECKPOINT,
         device=device,
@@ -226,6 +116,30 @@ def load_model(args: Namespace) -> UnifiedModel:
         vae=args.vae,
         tokenizer=args.tokenizer,
     )
+
+
+def _job(args: Namespace, task: Task, prompt: str) -> Job:
+    images, protect, sacrifice = (
+        tuple(map(Path, getattr(args, name, None) or ())) for name in ("images", "protect", "sacrifice")
+    )
+    own = given(args, "size", "think", "seed")
+    return Job(task, prompt, images, protect, sacrifice, given(args, *SETTINGS), **own)
+
+
+def _image(args: Namespace, console: Console, progress: Progress | None, job: Job) -> Outcome:
+    output, prepared = _checked_output(args.output), prepare(job)
+    model = load_model(args, console)
+    made = run(model, prepared, progress)
+    (picture,) = made.images
+    save_image(picture, output)
+    return Outcome(str(output), _fields(args, output=str(output), thinking=made.thinking), made.report, made.thinking)
+
+
+def _fields(args: Namespace, thinking: str = "", **result: Any) -> dict[str, Any]:
+    """The result for JSON, and what led to it: the model and, where there is one, the seed."""
+    thought = {"thinking": thinking} if getattr(args, "think", False) else {}
+    seed = {"seed": args.seed or 0} if hasattr(args, "seed") else {}
+    return {**result, **thought, "model": args.model or "embedded", **seed}
 
 
 def _best_device() -> str:

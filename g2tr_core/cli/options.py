@@ -44,8 +44,8 @@ def parser() -> ArgumentParser:
         return made
 
     _ask(command("ask", "Answer a question about one or more pictures."))
-    _edit(command("edit", "Paint a picture anew as an instruction says."))
-    _imagine(command("imagine", "Paint a picture from a text."))
+    _edit(command("edit", "Edit one or more pictures as an instruction says."))
+    _imagine(command("imagine", "Make a picture from a text."))
     _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
     _demo(command("demo", "Ask about, edit and draw the tokens of a sample scene, as one picture."))
     _bench(command("bench", "Run the quality experiment or a benchmark of the source tree, or list them."))
@@ -66,22 +66,22 @@ def _edit(parser: ArgumentParser) -> None:
     _pictures(parser)
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change")
     _output(parser)
-    _common(parser, seed="of the noise that painting starts from (0)")
-    painting = _painting(parser, size="of the result in pixels (that of the last picture)", interval="0 1")
-    painting.add_argument(
+    _common(parser, seed="of the initial noise (0)")
+    image = _generation(parser, size="of the result in pixels (that of the last picture)", interval="0 1")
+    image.add_argument(
         "--image-scale", type=float, metavar="X", help=f"how closely to keep to the pictures {_own('2')}"
     )
-    _renorm(painting, "text_channel")
+    _renorm(image, "text_channel")
     _planning(parser)
     _reduction(parser)
     loading(parser)
 
 
 def _imagine(parser: ArgumentParser) -> None:
-    parser.add_argument("prompt", metavar="PROMPT", help="what to paint")
+    parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     _output(parser)
-    _common(parser, seed="of the noise that painting starts from (0)")
-    _renorm(_painting(parser, size="in pixels (as the model was trained: 1024x1024)", interval="0.4 1"), "global")
+    _common(parser, seed="of the initial noise (0)")
+    _renorm(_generation(parser, size="in pixels (as the model was trained: 1024x1024)", interval="0.4 1"), "global")
     _planning(parser)
     loading(parser)
 
@@ -89,7 +89,7 @@ def _imagine(parser: ArgumentParser) -> None:
 def _tokens(parser: ArgumentParser) -> None:
     _pictures(parser)
     _output(parser)
-    parser.add_argument("--heat", action="store_true", help="draw how well each token agrees with the latent instead")
+    parser.add_argument("--heat", action="store_true", help="draw each token's similarity to the latent instead")
     _common(parser)
     _reduction(parser)
     loading(parser)
@@ -97,7 +97,7 @@ def _tokens(parser: ArgumentParser) -> None:
 
 def _demo(parser: ArgumentParser) -> None:
     _output(parser)
-    _common(parser, seed="of the noise that painting starts from (0)")
+    _common(parser, seed="of the initial noise (0)")
     _reduction(parser)
     loading(parser)
 
@@ -105,7 +105,7 @@ def _demo(parser: ArgumentParser) -> None:
 def _bench(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="which one; none lists them")
     parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help="arguments of the benchmark")
-    parser.set_defaults(json=False, quiet=False)
+    parser.set_defaults(quiet=False, progress=False)
 
 
 def _pictures(parser: ArgumentParser) -> None:
@@ -123,6 +123,11 @@ def _common(parser: ArgumentParser, seed: str | None = None) -> None:
     if seed is not None:
         parser.add_argument("--seed", type=int, metavar="N", help=seed)
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
+    speaking(parser)
+
+
+def speaking(parser: ArgumentParser) -> None:
+    """Options that say what goes to standard error; `terminal.Console` takes them."""
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
     parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
 
@@ -137,7 +142,12 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument(
         "--selection", choices=("balanced", "uniform", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
     )
-    group.add_argument("--auto-similarity", type=float, metavar="X", help="likeness at which auto sees one token (0.9)")
+    group.add_argument(
+        "--auto-similarity",
+        type=float,
+        metavar="X",
+        help="cosine similarity from which tokens count as one (0.9)",
+    )
     group.add_argument("--auto-min-ratio", type=float, metavar="X", help="least share that auto keeps (0.1)")
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
     group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
@@ -151,18 +161,20 @@ def _mask_help(what: str) -> str:
 def _writing(parser: ArgumentParser, limit: str, title: str = "writing") -> _ArgumentGroup:
     group = parser.add_argument_group(title)
     group.add_argument("--max-tokens", type=int, metavar="N", help=limit)
-    group.add_argument("--temperature", type=float, metavar="X", help="0 is always the likeliest word (0)")
-    group.add_argument("--top-p", type=float, metavar="X", help="choose among words of this share of probability (1)")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 is always the likeliest token (0)")
+    group.add_argument(
+        "--top-p", type=float, metavar="X", help="sample from the likeliest tokens of this probability (1)"
+    )
     return group
 
 
 def _planning(parser: ArgumentParser) -> None:
     group = _writing(parser, limit=f"longest plan in tokens {_own('1000', '200')}", title="thinking")
-    group.add_argument("--think", action="store_true", help="let the model plan before it paints")
+    group.add_argument("--think", action="store_true", help="let the model plan before it makes the picture")
 
 
-def _painting(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
-    group = parser.add_argument_group("painting")
+def _generation(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
+    group = parser.add_argument_group("image")
     group.add_argument("--size", type=_size, metavar="WxH", help=size)
     group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('49', '20')}")
     group.add_argument(

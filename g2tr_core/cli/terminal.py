@@ -16,33 +16,42 @@ if TYPE_CHECKING:
 UNITS = {"read": " pictures", "think": " tokens", "decode": " tokens", "denoise": " steps"}
 
 
-def hand_over(args: Namespace, result: str, fields: Mapping[str, Any]) -> None:
-    """The result on standard output: the fields as one line of JSON where that was asked for, else the text."""
-    _write(sys.stdout, json.dumps(fields) if args.json else result)
+class Console:
+    """Where one run of the command says things.
 
+    Args:
+        args: the options `json` (where the command has it), `quiet` and `progress`.
+    """
 
-def tell(args: Namespace, text: str) -> None:
-    """Something beside the result, for people."""
-    if not args.quiet:
-        _write(sys.stderr, text)
+    def __init__(self, args: Namespace) -> None:
+        self._json, self._quiet, self._bars = getattr(args, "json", False), args.quiet, args.progress
 
+    def result(self, text: str, fields: Mapping[str, Any]) -> None:
+        """The result on standard output: the fields as one line of JSON where that was asked for, else the text."""
+        _write(sys.stdout, json.dumps(fields) if self._json else text)
 
-def complain(message: str) -> None:
-    """Why there is no result."""
-    _write(sys.stderr, f"g2tr: {message}")
+    def tell(self, text: str) -> None:
+        """Something beside the result, for people."""
+        if not self._quiet:
+            _write(sys.stderr, text)
 
+    def fail(self, message: str) -> None:
+        """Why there is no result."""
+        _write(sys.stderr, f"g2tr: {message}")
+        if self._json:
+            self.result("", {"error": message})
 
-@contextmanager
-def progress_bars(args: Namespace) -> Iterator[Bars | None]:
-    """Bars while this lasts, or None where nobody would see them."""
-    if args.quiet or not (args.progress or sys.stderr.isatty()):
-        yield None
-        return
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+    @contextmanager
+    def progress(self) -> Iterator[Bars | None]:
+        """Bars while this lasts, or None where nobody would see them."""
+        if self._quiet or not (self._bars or sys.stderr.isatty()):
+            yield None
+            return
+        bars = Bars()
+        try:
+            yield bars
+        finally:
+            bars.close()
 
 
 class Bars:

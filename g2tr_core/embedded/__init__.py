@@ -1,8 +1,8 @@
 """What travels with the package, so that everything runs with no download.
 
-- `bagel-world/`, a BAGEL checkpoint in the released layout, trained by `training` on the world of `world`: coloured
-  shapes and digits, 112 x 112 pixels. It answers questions about such scenes and edits them; of everything else it
-  knows nothing. Made for this project and under its licence.
+- `bagel-world/`, a BAGEL checkpoint in the released layout, trained by `lab.training` on the scenes of `lab.world`:
+  coloured shapes and digits, 112 x 112 pixels. It answers questions about such scenes and edits them; of everything
+  else it knows nothing. Made for this project and under its licence.
 - `scenes/`, a handful of scenes of the test split.
 - `internvlu-tiny/`, an InternVL-U checkpoint in the released layout at a tiny size. The weights are random: answers and
   pictures are noise.

@@ -16,7 +16,8 @@ from .theme import BODY, BRIGHT, DIM, SMALL, TITLE
 
 if TYPE_CHECKING:
     from ..embedded import Sample
-    from ..umm.values import Answer, GeneratedImage, Reading, TokenView
+    from ..umm.reading import Reading
+    from ..umm.values import TokenView
 
 ENCODING = ("prepare", "vit", "vae_encode")  # stages that all ratios share
 COLUMN = 512  # pixels, about: a whole number of them for each token
@@ -79,7 +80,7 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join(lines + answers)
 
 
-def demo(sample: Sample, reading: Reading, answer: Answer, painting: GeneratedImage) -> Image.Image:
+def demo(sample: Sample, reading: Reading, answer: str, edited: Image.Image) -> Image.Image:
     """Three columns: the scene with a question and its answer, the token map, and the edit."""
     tokens, view = reading.visual_tokens, reading.token_views()[0]
     small, body = _letters(3, COLUMN, SMALL, BODY)
@@ -90,9 +91,9 @@ def demo(sample: Sample, reading: Reading, answer: Answer, painting: GeneratedIm
 
     drawn, kept = token_map.cells(view, max(1, COLUMN // view.grid[1])), f"{tokens.after} of {tokens.before}"
     columns = [
-        column("input", open_image(sample.picture), sample.question, answer.text),
+        column("input", open_image(sample.picture), sample.question, answer),
         column("visual tokens", drawn, "Bright ones stay, the others merge into them.", kept),
-        column("edit", painting.image, sample.instruction, ""),
+        column("edit", edited, sample.instruction, ""),
     ]
     return layout.sheet(columns, COLUMN)
 

@@ -102,7 +102,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         """Load a released folder or a single-file repack; see `umm.load`."""
         device = check_device(device, ())
         parts = cls.load_parts(path, device=device if weights_device is None else weights_device, **options)
-        return cls(parts, device)  # type: ignore[call-arg]  # every model is built from its parts
+        return cls(parts, device)
 
     # --- what it is --------------------------------------------------------------------------------------------------
 

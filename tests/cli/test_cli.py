@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from g2tr_core import __version__
 from g2tr_core.cli import bench, commands, main, terminal
 from g2tr_core.cli.options import parser
+from g2tr_core.cli.terminal import Console
 from g2tr_core.embedded import PHOTO
 from g2tr_core.figures import token_map
 from g2tr_core.generation.settings import Decoding, Renorm
@@ -34,7 +35,7 @@ from g2tr_core.umm.registry import ImageTask
 from g2tr_core.umm.values import TokenView
 from tests.goldens import BAGEL_TINY
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--size", "64x48", "--steps", "3"]
 
 
@@ -371,7 +372,7 @@ class TestProgress:
 def test_a_terminal_without_the_letters_gets_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
-    terminal.hand_over(Namespace(json=False), "a red 红 cup", {})
+    Console(Namespace(quiet=True, progress=False)).result("a red 红 cup", {})
     assert screen.buffer.getvalue() == b"a red ? cup\n"
 
 

@@ -20,7 +20,7 @@ from g2tr_core.lab.quality.answers import AnswerRun
 from g2tr_core.lab.quality.conditions import FULL, Condition
 from g2tr_core.lab.quality.edits import MEASURES as EDITS
 from g2tr_core.lab.quality.edits import EditRun
-from g2tr_core.lab.quality.ledger import Ledger, condition_of
+from g2tr_core.lab.quality.results import ResultStore, condition_of
 from g2tr_core.lab.quality.world_cases import world_edits, world_questions
 from g2tr_core.lab.world.edits import EDIT_CLASSES
 from g2tr_core.lab.world.questions import QUESTION_TYPES
@@ -37,28 +37,28 @@ def shipped() -> UnifiedModel:
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def answered(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
     """120 questions, 15 of each type."""
-    ledger = Ledger(tmp_path_factory.mktemp("answers") / "answers.csv", ANSWERS, {})
+    store = ResultStore(tmp_path_factory.mktemp("answers") / "answers.csv", ANSWERS, {})
     cases = world_questions(120, seed=5)
-    AnswerRun(shipped(), cases, [FULL, HALF], Decoding(max_tokens=8), ledger).run(lambda: None)
-    return ledger
+    AnswerRun(shipped(), cases, [FULL, HALF], Decoding(max_tokens=8), store).run(lambda: None)
+    return store
 
 
 @pytest.fixture(scope="module")
-def edited(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def edited(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
     """96 edits, 16 of each class."""
-    ledger, model = Ledger(tmp_path_factory.mktemp("edits") / "edits.csv", EDITS, {}), shipped()
-    EditRun(model, world_edits(96, seed=5), [FULL, HALF], model.default_sampling("edit"), ledger).run(lambda: None)
-    return ledger
+    store, model = ResultStore(tmp_path_factory.mktemp("edits") / "edits.csv", EDITS, {}), shipped()
+    EditRun(model, world_edits(96, seed=5), [FULL, HALF], model.default_sampling("edit"), store).run(lambda: None)
+    return store
 
 
-def values(ledger: Ledger, measure: str, condition: Condition, kind: str | None = None) -> list[float]:
-    rows = [row for row in ledger.rows if condition_of(row) == condition and kind in (None, row["kind"])]
+def values(store: ResultStore, measure: str, condition: Condition, kind: str | None = None) -> list[float]:
+    rows = [row for row in store.rows if condition_of(row) == condition and kind in (None, row["kind"])]
     return [float(row[measure]) for row in rows if row[measure]]
 
 
-def test_most_answers_and_edits(answered: Ledger, edited: Ledger) -> None:
+def test_most_answers_and_edits(answered: ResultStore, edited: ResultStore) -> None:
     assert fmean(values(answered, "accuracy", FULL)) >= 0.97
     assert fmean(values(answered, "accuracy", HALF)) >= 0.85
     assert fmean(values(edited, "closer", FULL)) >= 0.95
@@ -66,7 +66,7 @@ def test_most_answers_and_edits(answered: Ledger, edited: Ledger) -> None:
 
 
 @pytest.mark.parametrize("kind", QUESTION_TYPES)
-def test_answers(answered: Ledger, kind: str) -> None:
+def test_answers(answered: ResultStore, kind: str) -> None:
     full, half = (values(answered, "accuracy", condition, kind) for condition in (FULL, HALF))
     assert len(full) == len(half) == 15
     assert fmean(full) >= 0.85
@@ -74,7 +74,7 @@ def test_answers(answered: Ledger, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", EDIT_CLASSES)
-def test_edits(edited: Ledger, kind: str) -> None:
+def test_edits(edited: ResultStore, kind: str) -> None:
     """Made, the right one, and the rest of the picture left alone."""
     full, half = (values(edited, "right", condition, kind) for condition in (FULL, HALF))
     assert len(full) == len(half) >= 10

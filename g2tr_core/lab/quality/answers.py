@@ -11,7 +11,7 @@ from ...umm.contract import UnifiedModel
 from ...umm.reading import Reading
 from .cases import Case, Question
 from .conditions import GUESS, Condition, read
-from .ledger import Ledger
+from .results import ResultStore
 
 MEASURES = ("accuracy", "answer")
 
@@ -25,7 +25,7 @@ class AnswerRun:
         cases: pictures with questions.
         conditions: how pictures are read.
         decoding: how answers are written; greedy, so that they depend on nothing else.
-        ledger: where results go, with `MEASURES`.
+        store: where results go, with `MEASURES`.
         suffix: said behind every question, such as how long the answer shall be.
     """
 
@@ -33,13 +33,13 @@ class AnswerRun:
     cases: Sequence[Case[Question]]
     conditions: Sequence[Condition]
     decoding: Decoding
-    ledger: Ledger
+    store: ResultStore
     suffix: str = ""
 
     @property
     def remaining(self) -> int:
         """Answers that are still to be written."""
-        return self.ledger.remaining(self.cases, self.conditions)
+        return self.store.remaining(self.cases, self.conditions)
 
     def seconds_each(self) -> float:
         """How long an answer takes, by a trial with the first picture that is forgotten again."""
@@ -55,7 +55,7 @@ class AnswerRun:
     def run(self, tick: Callable[[], object]) -> None:
         """Write them; `tick` is called after each."""
         for case in self.cases:
-            todo = self.ledger.pending(case, self.conditions)
+            todo = self.store.pending(case, self.conditions)
             if not todo:
                 continue
             encoding = self.model.encode(case.image)
@@ -65,7 +65,7 @@ class AnswerRun:
                     answer = question.guess or "" if reading is None else self.answer(reading, question)
                     right = normalised(answer) == normalised(question.answer)
                     measured: dict[str, float | str] = {"accuracy": int(right), "answer": " ".join(answer.split())}
-                    self.ledger.add(case, question, condition, measured)
+                    self.store.add(case, question, condition, measured)
                     tick()
 
     def answer(self, reading: Reading, question: Question) -> str:

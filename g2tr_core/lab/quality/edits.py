@@ -25,7 +25,7 @@ from ...umm.contract import UnifiedModel
 from ...umm.reading import Reading
 from .cases import Case, Edit
 from .conditions import FULL, Condition, read
-from .ledger import Ledger
+from .results import ResultStore
 
 MEASURES = (
     "closer",
@@ -105,19 +105,19 @@ class EditRun:
         cases: pictures with edits.
         conditions: how pictures are read.
         sampling: steps and guidance; the seed is each edit's number.
-        ledger: where results go, with `MEASURES`.
+        store: where results go, with `MEASURES`.
     """
 
     model: UnifiedModel
     cases: Sequence[Case[Edit]]
     conditions: Sequence[Condition]
     sampling: Sampling
-    ledger: Ledger
+    store: ResultStore
 
     @property
     def remaining(self) -> int:
-        """Edits that are still to be painted."""
-        return self.ledger.remaining(self.cases, self.conditions)
+        """Edits that are still to be made."""
+        return self.store.remaining(self.cases, self.conditions)
 
     def seconds_each(self) -> float:
         """How long an edit takes, by a trial with the first one that is forgotten again."""
@@ -125,13 +125,13 @@ class EditRun:
         encoding = self.model.encode(case.image)
         for _ in range(2):  # the first time warms up
             start = time.perf_counter()
-            self.paint(read(self.model, encoding, condition, "edit", case.number), case.tasks[0])
+            self.generate(read(self.model, encoding, condition, "edit", case.number), case.tasks[0])
         return time.perf_counter() - start
 
     def run(self, tick: Callable[[], object]) -> None:
-        """Paint them; `tick` is called after each."""
+        """Make them; `tick` is called after each."""
         for case in self.cases:
-            todo = self.ledger.pending(case, self.conditions)
+            todo = self.store.pending(case, self.conditions)
             if not todo:
                 continue
             encoding = self.model.encode(case.image)
@@ -142,11 +142,11 @@ class EditRun:
                 reading = None if condition == FULL else read(self.model, encoding, condition, "edit", case.number)
                 for edit in edits:
                     truth = truths[edit.number]
-                    result = truth.full if reading is None else self.paint(reading, edit)
-                    self.ledger.add(case, edit, condition, truth.measure(result, condition))
+                    result = truth.full if reading is None else self.generate(reading, edit)
+                    self.store.add(case, edit, condition, truth.measure(result, condition))
                     tick()
 
-    def paint(self, reading: Reading, edit: Edit) -> Tensor:
+    def generate(self, reading: Reading, edit: Edit) -> Tensor:
         """The result of an edit, [H, W, 3] of 0 … 1 on the CPU."""
         sampling = replace(self.sampling, seed=edit.number)
         return self.model.edit(reading, edit.instruction, sampling).pixels.cpu()
@@ -157,7 +157,7 @@ class EditRun:
         Raises:
             ImageError: source and target show the same.
         """
-        full = self.paint(whole, edit)
+        full = self.generate(whole, edit)
         size = (full.shape[1], full.shape[0])
         source, target, *mistakes = (
             open_image(each).resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Questions and edits from a person's own folder.
+"""Questions and edits from the user's own folder.
 
 `questions.jsonl` or `questions.csv` has `image`, `question`, `answer` and, if there are kinds to tell apart, `type`;
 `edits.jsonl` or `edits.csv` has `image`, `instruction`, `target` and, likewise, `class`. Pictures are files in the
@@ -39,8 +39,8 @@ class Row:
         return value
 
     def kind(self, name: str) -> str:
-        """A field that may be missing."""
-        return self.text(name) if self.fields.get(name) else ONE_KIND
+        """A field that may be missing, as one line."""
+        return " ".join(self.text(name).split()) if self.fields.get(name) else ONE_KIND
 
     def image(self, name: str) -> Path:
         """A field that names a file."""

@@ -19,7 +19,7 @@ PANELS = {  # a measure, its title, and what its values are multiplied with
     "inside": ("inside of the edit, PSNR in dB", 1),
     "outside": ("outside of the edit, PSNR in dB", 1),
 }
-STYLES = {  # colour and line: the selections for people whole, what they are compared with broken
+STYLES = {  # colour and line: selections that users can choose are solid, controls dashed or dotted
     "balanced": ("tab:blue", "-"),
     "diverse": ("tab:green", "-"),
     "guided-diverse": ("tab:red", "-"),

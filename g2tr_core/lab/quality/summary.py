@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .bootstrap import Bootstrap, Floats, Interval, doubted, interval
 from .conditions import FLOOR, FULL, Condition
-from .ledger import Ledger, condition_of
+from .results import ResultStore, condition_of
 
 OVERALL = "overall"
 NEEDING = "those that need tokens"  # the kinds which are surely worse without any visual token
@@ -53,19 +53,19 @@ class Line:
 Summary = dict[Key, Line]
 
 
-def summarise(ledger: Ledger, measures: Sequence[str], conditions: Sequence[Condition], seed: int) -> Summary:
-    """Means with 95 % bootstrap intervals of everything in a ledger.
+def summarise(store: ResultStore, measures: Sequence[str], conditions: Sequence[Condition], seed: int) -> Summary:
+    """Means with 95 % bootstrap intervals of everything in a store.
 
     Args:
-        ledger: results of all items under all `conditions`, the first of which is `FULL`.
+        store: results of all items under all `conditions`, the first of which is `FULL`.
         measures: its columns to summarise; the first decides which kinds need tokens.
         conditions: which ones.
         seed: of the bootstrap.
     """
-    items = {int(row["item"]): row for row in ledger.rows}
+    items = {int(row["item"]): row for row in store.rows}
     place = {item: index for index, item in enumerate(items)}
     column = {condition: index for index, condition in enumerate(conditions)}
-    rows = [row for row in ledger.rows if condition_of(row) in column]
+    rows = [row for row in store.rows if condition_of(row) in column]
     at = ([place[int(row["item"])] for row in rows], [column[condition_of(row)] for row in rows])
     kinds = np.array([row["kind"] for row in items.values()])
     draws = Bootstrap(np.array([int(row["picture"]) for row in items.values()]), seed)

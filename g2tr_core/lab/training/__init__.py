@@ -1,4 +1,4 @@
-"""How the model in this package was trained: BAGEL's own modules, on the world beside this folder.
+"""How the embedded model was trained: BAGEL's own modules, on the scenes of `lab.world`.
 
-`python -m g2tr_core.embedded.training --help` lists the stages. Each can be stopped and goes on where it was.
+`python -m g2tr_core.lab.training --help` lists the stages. Each can be stopped and goes on where it was.
 """

@@ -1,7 +1,7 @@
 """Train the embedded model: autoencoder, network, export, each on its own or all in turn.
 
 A stage that was stopped goes on where it was. On Linux without a GPU, set MALLOC_MMAP_THRESHOLD_=33554432 and
-MALLOC_TRIM_THRESHOLD_=17179869184: else half of the time goes into giving memory back and asking for it again.
+MALLOC_TRIM_THRESHOLD_=17179869184: else half of the time goes into returning memory and requesting it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MINUTES = {"autoencoder": 15.0, "network": 220.0, "export": 0.0}  # on two CPU c
 def main() -> None:
     """Parse the command line and run one stage or all."""
     parser = argparse.ArgumentParser(
-        prog="python -m g2tr_core.embedded.training",
+        prog="python -m g2tr_core.lab.training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Questions about a scene, each with its one true answer.
 
 Yes and no are drawn before the words, so that the words give nothing away; objects that are nearly what is asked for
-make most of the "no"s. Where a measure decides (size, position), it decides by a margin that the eye can see.
+make most of the "no"s. Where a measure decides (size, position), it decides by a visible margin.
 """
 
 from __future__ import annotations

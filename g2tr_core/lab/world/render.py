@@ -1,6 +1,6 @@
 """Scenes to pixels, many at once: antialiased signed distances in a window around each object.
 
-Objects of a kind are evaluated together over all scenes, then painted layer by layer in draw order. Nothing here is
+Objects of a kind are evaluated together over all scenes, then composited layer by layer in draw order. Nothing here is
 random: a pattern comes from the seed of its background, so a scene and its edited twin agree wherever nothing changed.
 """
 

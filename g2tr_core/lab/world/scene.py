@@ -1,6 +1,6 @@
 """What is in a picture: a few coloured shapes and digits on a background, as plain values.
 
-A scene is drawn so that talking about it is worth while: colours and kinds repeat (something to count, something to
+A scene is sampled so that there is something to ask: colours and kinds repeat (something to count, something to
 confuse), sizes differ, and every (colour, kind) pair is unique (every object has a name).
 """
 

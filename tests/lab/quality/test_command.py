@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from g2tr_core.cli import commands, main, quality
+from g2tr_core.cli import commands, main
 from g2tr_core.embedded import INTERNVLU
+from g2tr_core.lab.quality.results import locked
 from tests.goldens import BAGEL_TINY
 
 SMALL = ["--quiet", "--device", "cpu", "--max-tokens", "2", "--steps", "2"]
@@ -59,6 +60,15 @@ def test_the_whole_experiment(bagel: str, tmp_path: Path, capsys: pytest.Capture
     assert "results of another model" in capsys.readouterr().err
 
 
+def test_a_second_run_into_the_folder_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with locked(tmp_path):
+        assert main(["bench", "quality", "--out", str(tmp_path), "--questions", "8", "--edits", "0", *SMALL]) == 1
+    assert "another run is writing" in capsys.readouterr().err
+
+
 def test_own_files_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, colour in (("a.png", "navy"), ("b.png", "red")):
         Image.new("RGB", (64, 64), colour).save(tmp_path / name)
@@ -99,5 +109,5 @@ def test_faults_are_told_before_a_model_is_loaded(
 @pytest.mark.parametrize("arguments", [[], ["--out", "x", "--questions", "-1"], ["--out", "x", "--selections", "best"]])
 def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        quality.main(arguments)
+        main(["bench", "quality", *arguments])
     assert stop.value.code == 2 and "usage: g2tr bench quality" in capsys.readouterr().err

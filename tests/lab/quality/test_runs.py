@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from g2tr_core.lab.quality.cases import Case, Edit, Question
 from g2tr_core.lab.quality.conditions import FLOOR, FULL, GUESS, Condition, conditions
 from g2tr_core.lab.quality.edits import BEST_PSNR, EditRun
 from g2tr_core.lab.quality.gates import gates
-from g2tr_core.lab.quality.ledger import Ledger
+from g2tr_core.lab.quality.results import ResultStore, locked
 from g2tr_core.lab.quality.summary import NEEDING, OVERALL, Key, Summary, summarise, write_csv
+from tests.goldens import REPOSITORY
 from tests.lab.quality.fake import FakeModel, blurred, half_painted
 
 CONDITIONS = conditions((0.5, 0.25), ("balanced", "diverse"), ("mean",))
@@ -31,8 +34,8 @@ def question_run(model: Any, folder: Path) -> AnswerRun:
         Case(picture, GREY, tuple(Question(4 * picture + i, f"type {i % 2}", f"Say {i}", f"{i}") for i in range(4)))
         for picture in range(5)
     ]
-    ledger = Ledger(folder / "answers.csv", answers.MEASURES, {"model": "fake"})
-    return AnswerRun(model, cases, CONDITIONS, Decoding(max_tokens=4), ledger)
+    store = ResultStore(folder / "answers.csv", answers.MEASURES, {"model": "fake"})
+    return AnswerRun(model, cases, CONDITIONS, Decoding(max_tokens=4), store)
 
 
 def edit_run(model: Any, folder: Path, sources: int = 3) -> EditRun:
@@ -44,12 +47,12 @@ def edit_run(model: Any, folder: Path, sources: int = 3) -> EditRun:
             for i, (colour, target) in enumerate(zip(("red", "white"), targets, strict=True))
         )
         cases.append(Case(number, GREY, tasks))
-    ledger = Ledger(folder / "edits.csv", edits.MEASURES, {"model": "fake"})
-    return EditRun(model, cases, CONDITIONS, Sampling(), ledger)
+    store = ResultStore(folder / "edits.csv", edits.MEASURES, {"model": "fake"})
+    return EditRun(model, cases, CONDITIONS, Sampling(), store)
 
 
 def summary_of(run: AnswerRun | EditRun, *measures: str) -> Summary:
-    return summarise(run.ledger, measures, run.conditions, seed=0)
+    return summarise(run.store, measures, run.conditions, seed=0)
 
 
 @pytest.mark.parametrize("answer", ["Top  left", " top left. ", "TOP LEFT .", "top\nleft"])
@@ -91,20 +94,20 @@ def test_a_model_that_answers_wrongly_passes_no_gate(tmp_path: Path) -> None:
 def test_what_is_guessed_asks_no_model(tmp_path: Path) -> None:
     model = FakeModel(needed=99)
     questions = tuple(Question(i, "type", "Say 1", "1", guess) for i, guess in enumerate(("1", "2", None)))
-    ledger = Ledger(tmp_path / "answers.csv", answers.MEASURES, {})
-    run: Any = AnswerRun(model, [Case(0, GREY, questions)], [GUESS], Decoding(), ledger)  # type: ignore[arg-type]
+    store = ResultStore(tmp_path / "answers.csv", answers.MEASURES, {})
+    run: Any = AnswerRun(model, [Case(0, GREY, questions)], [GUESS], Decoding(), store)  # type: ignore[arg-type]
     run.run(lambda: None)
-    assert [row["accuracy"] for row in ledger.rows] == ["1", "0", "0"] and model.answered == 0
+    assert [row["accuracy"] for row in store.rows] == ["1", "0", "0"] and model.answered == 0
 
 
 def test_kinds_that_need_tokens_are_told_apart(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "answers.csv", answers.MEASURES, {})
+    store = ResultStore(tmp_path / "answers.csv", answers.MEASURES, {})
     for number in range(40):
         question = Question(number, ("easy", "hard")[number % 2], "Say 1", "1")
         for condition in (FULL, HALF, FLOOR):
             seen = condition != FLOOR or question.kind == "easy"
-            ledger.add(Case(number, GREY, (question,)), question, condition, {"accuracy": int(seen), "answer": ""})
-    summary = summarise(ledger, ("accuracy",), (FULL, HALF, FLOOR), seed=0)
+            store.add(Case(number, GREY, (question,)), question, condition, {"accuracy": int(seen), "answer": ""})
+    summary = summarise(store, ("accuracy",), (FULL, HALF, FLOOR), seed=0)
     assert summary[Key("accuracy", OVERALL, FLOOR)].value.mean == 0.5
     needing = summary[Key("accuracy", NEEDING, FLOOR)]
     assert needing.count == 20 and needing.value.mean == 0
@@ -146,20 +149,20 @@ def test_a_stopped_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     assert first.answered + second.answered == 120
     whole = question_run(FakeModel(), tmp_path / "whole")
     whole.run(lambda: None)
-    assert question_run(FakeModel(), tmp_path).ledger.rows == whole.ledger.rows
+    assert question_run(FakeModel(), tmp_path).store.rows == whole.store.rows
 
 
 def test_results_of_other_settings_are_not_continued(tmp_path: Path) -> None:
-    Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 3})
+    ResultStore(tmp_path / "a.csv", ("accuracy",), {"steps": 3})
     question = Question(0, "type", "Say 0", "0")
-    first = Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 1})  # nothing was measured with 3
+    first = ResultStore(tmp_path / "a.csv", ("accuracy",), {"steps": 1})  # nothing was measured with 3
     first.add(Case(0, GREY, (question,)), question, FULL, {"accuracy": 1.0})
-    Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 1})
+    ResultStore(tmp_path / "a.csv", ("accuracy",), {"steps": 1})
     with pytest.raises(SettingsError, match=r"a\.json: .*other settings.* Choose another folder"):
-        Ledger(tmp_path / "a.csv", ("accuracy",), {"steps": 2})
+        ResultStore(tmp_path / "a.csv", ("accuracy",), {"steps": 2})
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be written"):
-        Ledger(tmp_path / "file" / "a.csv", ("accuracy",), {})
+        ResultStore(tmp_path / "file" / "a.csv", ("accuracy",), {})
 
 
 def test_edits_are_measured_inside_and_outside_of_the_change(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_edits_are_measured_inside_and_outside_of_the_change(tmp_path: Path) -> 
 def test_an_edit_of_the_whole_picture_has_no_outside(tmp_path: Path) -> None:
     run = edit_run(FakeModel(), tmp_path)
     everything = Edit(0, "global", "Make it red", Image.new("RGB", (30, 20), "red"), "line 1")  # of another size
-    run = EditRun(run.model, [Case(0, GREY, (everything,))], CONDITIONS, Sampling(), run.ledger)
+    run = EditRun(run.model, [Case(0, GREY, (everything,))], CONDITIONS, Sampling(), run.store)
     run.run(lambda: None)
     summary = summary_of(run, *edits.MEASURES)
     assert summary[Key("outside", "global", HALF)].count == 0
@@ -203,7 +206,7 @@ def test_a_target_like_its_source_is_refused_where_it_stands(tmp_path: Path) -> 
     run = edit_run(FakeModel(), tmp_path)
     nothing = Edit(0, "all", "Make it red", GREY.copy(), "edits.csv, line 7")
     with pytest.raises(ImageError, match=r"edits\.csv, line 7: source and target show the same"):
-        EditRun(run.model, [Case(0, GREY, (nothing,))], CONDITIONS, Sampling(), run.ledger).run(lambda: None)
+        EditRun(run.model, [Case(0, GREY, (nothing,))], CONDITIONS, Sampling(), run.store).run(lambda: None)
 
 
 def test_an_edit_is_right_if_it_is_nearer_to_the_target_than_to_every_mistake(tmp_path: Path) -> None:
@@ -211,20 +214,78 @@ def test_an_edit_is_right_if_it_is_nearer_to_the_target_than_to_every_mistake(tm
         """Of a model that paints red."""
         right, wrong = half_painted(GREY, target), half_painted(GREY, mistake)
         edit = Edit(0, "paint", "Make it red", right, "line 1", lambda: [wrong, right])  # the last is no mistake
-        ledger = Ledger(tmp_path / f"{target}.csv", edits.MEASURES, {})
+        store = ResultStore(tmp_path / f"{target}.csv", edits.MEASURES, {})
         run: Any = FakeModel()
-        EditRun(run, [Case(0, GREY, (edit,))], [FULL], Sampling(), ledger).run(lambda: None)
-        return ledger.rows[0]["closer"], ledger.rows[0]["right"]
+        EditRun(run, [Case(0, GREY, (edit,))], [FULL], Sampling(), store).run(lambda: None)
+        return store.rows[0]["closer"], store.rows[0]["right"]
 
     assert measured("red", "orangered") == ("1", "1")
     assert measured("orangered", "red") == ("1", "0")
     run = edit_run(FakeModel(), tmp_path)
     run.run(lambda: None)
-    assert {row["right"] for row in run.ledger.rows} == {""}  # nobody knows of mistakes
+    assert {row["right"] for row in run.store.rows} == {""}  # nobody knows of mistakes
 
 
 def test_the_trial_leaves_nothing_behind(tmp_path: Path) -> None:
     for run in (question_run(FakeModel(), tmp_path), edit_run(FakeModel(), tmp_path)):
         before = run.remaining
         assert run.seconds_each() > 0
-        assert run.remaining == before and not run.ledger.rows
+        assert run.remaining == before and not run.store.rows
+
+
+def one_result(folder: Path) -> ResultStore:
+    store = ResultStore(folder / "a.csv", ("accuracy", "answer"), {})
+    question = Question(0, "type", "Say 0", "0")
+    measured: dict[str, float | str] = {"accuracy": 1, "answer": 'a "b", c'}
+    store.add(Case(0, GREY, (question,)), question, FULL, measured)
+    store.add(Case(0, GREY, (question,)), question, FLOOR, measured)
+    return store
+
+
+def test_a_torn_line_is_dropped_wherever_it_ends(tmp_path: Path) -> None:
+    store = one_result(tmp_path)
+    whole = store.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for length in range(len(whole) + 1):
+        store.path.write_bytes(whole[:length])
+        count = max(1, whole[:length].count(b"\n"))  # of the lines that are left; the first is the header
+        assert ResultStore(store.path, ("accuracy", "answer"), {}).rows == store.rows[: count - 1]
+        assert store.path.read_bytes() == b"".join(lines[:count])
+
+
+@pytest.mark.parametrize("torn", ["0,0,ty", "\0\0\0\0", '0,0,type,0.0,no tokens,none,1,"a', "x,0,type,1,a,none,1,", ""])
+def test_a_torn_line_between_whole_ones_is_dropped(tmp_path: Path, torn: str) -> None:
+    """After a power failure a file may have blocks of zeros, and an older version may have written on behind one."""
+    store = one_result(tmp_path)
+    header, first, second = store.path.read_text().splitlines(keepends=True)
+    store.path.write_text(f"{header}{first}{torn}\n{second}{second}")
+    assert ResultStore(store.path, ("accuracy", "answer"), {}).rows == store.rows
+    assert store.path.read_text() == header + first + second
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,age\nAnn,7\n")
+    with pytest.raises(SettingsError, match=r"a\.csv: the first line does not name the columns"):
+        ResultStore(tmp_path / "a.csv", ("accuracy",), {})
+    assert (tmp_path / "a.csv").read_text() == "name,age\nAnn,7\n"
+
+
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    code = (
+        "import sys; from pathlib import Path; from g2tr_core.lab.quality.results import locked\n"
+        f"with locked(Path({str(out)!r})): print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        with pytest.raises(SettingsError, match=r"out: another run is writing its results here"), locked(out):
+            pytest.fail("the folder was locked twice")
+        other.kill()
+    with locked(out), pytest.raises(SettingsError, match="another run"), locked(out):
+        pytest.fail("the folder was locked twice")
+    with locked(out):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"), locked(tmp_path / "file" / "out"):
+        pytest.fail("there is no such folder")

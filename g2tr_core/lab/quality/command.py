@@ -1,80 +1,106 @@
-"""`g2tr bench quality`: run the experiment of `g2tr_core.quality`, and say what came out.
+"""`g2tr bench quality`: run the experiment, and say what came out.
 
-Results are written as they come in; the same command goes on where it was stopped.
+The command line calls this page and hands in what is its own (how a model is loaded, where messages and progress go):
+the lab imports nothing of it.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .. import checks
-from ..embedded import CHECKPOINT
-from ..errors import SettingsError
-from ..generation.settings import Decoding, Sampling
-from ..lab.quality import answers, edits, markdown, plot
-from ..lab.quality.answers import AnswerRun
-from ..lab.quality.cases import Case, Edit, Question, count_of, fingerprint
-from ..lab.quality.conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
-from ..lab.quality.edits import EditRun
-from ..lab.quality.gates import gates
-from ..lab.quality.ledger import Ledger
-from ..lab.quality.own_cases import own_edits, own_questions
-from ..lab.quality.summary import Summary, summarise, write_csv
-from ..lab.quality.world_cases import world_edits, world_questions
-from ..umm.contract import UnifiedModel
-from . import terminal
-from .commands import load_model
-from .options import loading
+from ... import checks
+from ...embedded import CHECKPOINT
+from ...errors import SettingsError
+from ...generation.settings import Decoding, Sampling
+from ...run import Progress
+from ...umm.contract import UnifiedModel
+from . import answers, edits, markdown, plot
+from .answers import AnswerRun
+from .cases import Case, Edit, Question, count_of, fingerprint
+from .conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
+from .edits import EditRun
+from .gates import gates
+from .own_cases import own_edits, own_questions
+from .results import ResultStore, locked
+from .summary import Summary, summarise, write_csv
+from .world_cases import world_edits, world_questions
 
-QUESTIONS, EDITS = 1000, 300  # asked of the world unless told otherwise
+QUESTIONS, EDITS = 1000, 300  # about the world, unless told otherwise
 DENSE = (
     "training taught each visual token of this model to tell the object under it, so a few tokens, one an object, "
     "go further here than they may elsewhere"
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the experiment with these arguments.
+class Console(Protocol):
+    """Where messages and progress go."""
+
+    def tell(self, text: str) -> None:
+        """Say something beside the result."""
+
+    def progress(self) -> AbstractContextManager[Progress | None]:
+        """Progress while the context lasts; None where nobody would see it."""
+
+
+def run(args: Namespace, load: Callable[[], UnifiedModel], console: Console) -> str:
+    """Run the experiment, or go on with it where it was stopped.
+
+    Args:
+        args: what `parser` parsed, with the options `model`, `vae`, `tokenizer` and `weight_dtype` beside.
+        load: loads the model that the options name; called when everything else has been checked.
+        console: for the estimate and the progress.
+
+    Returns:
+        The result as a page of Markdown.
 
     Raises:
-        G2TRError: an argument, a file or the model is wrong.
+        G2TRError: an argument, a file or the model is wrong, or another run writes into the folder.
     """
-    args = _parser().parse_args(argv)
-    terminal.quieten_libraries()
-    out = Path(args.out)
     asked, edited = _cases(args)
+    with locked(Path(args.out)):
+        return _run(args, asked, edited, load(), console)
+
+
+def _run(
+    args: Namespace,
+    asked: Sequence[Case[Question]],
+    edited: Sequence[Case[Edit]],
+    model: UnifiedModel,
+    console: Console,
+) -> str:
+    out = Path(args.out)
     edited_under = conditions(args.ratios or RATIOS, args.selections or CHOICES, args.merges or MERGES)
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
-    model = load_model(args)
     sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
 
     summary: Summary = {}
     if asked:
         known = {"tasks": fingerprint(asked), "max_tokens": decoding.max_tokens, "suffix": args.suffix}
-        ledger = Ledger(out / "answers.csv", answers.MEASURES, _origin(args, model) | known)
-        _carry_out(args, "answers", AnswerRun(model, asked, asked_under, decoding, ledger, args.suffix))
-        summary |= summarise(ledger, ("accuracy",), asked_under, args.seed)
+        store = ResultStore(out / "answers.csv", answers.MEASURES, _origin(args, model) | known)
+        _carry_out(console, "answers", AnswerRun(model, asked, asked_under, decoding, store, args.suffix))
+        summary |= summarise(store, ("accuracy",), asked_under, args.seed)
     if edited:
         known = {"tasks": fingerprint(edited), "sampling": asdict(sampling)}
-        ledger = Ledger(out / "edits.csv", edits.MEASURES, _origin(args, model) | known)
-        _carry_out(args, "edits", EditRun(model, edited, edited_under, sampling, ledger))
-        summary |= summarise(ledger, edits.MEASURES, edited_under, args.seed)
+        store = ResultStore(out / "edits.csv", edits.MEASURES, _origin(args, model) | known)
+        _carry_out(console, "edits", EditRun(model, edited, edited_under, sampling, store))
+        summary |= summarise(store, edits.MEASURES, edited_under, args.seed)
 
     write_csv(summary, out / "summary.csv")
     plot.draw(summary, out / "quality.png")
     facts = _facts(args, model, asked, edited, sampling)
     reached = gates(summary) if args.data is None else []
     (out / "quality.md").write_text(markdown.page(facts, summary, reached, details=True), encoding="utf-8")
-    terminal.hand_over(args, markdown.page(facts, summary, reached, details=False).rstrip(), {})
-    return 0
+    return markdown.page(facts, summary, reached, details=False).rstrip()
 
 
-def _parser() -> ArgumentParser:
+def parser() -> ArgumentParser:
+    """The experiment's own options; those that name the model's device and types are the command line's."""
     parser = ArgumentParser(
         prog="g2tr bench quality",
         description="Ask and edit with fewer and fewer visual tokens, chosen in several ways, and compare with the "
@@ -97,7 +123,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--ratios", type=float, nargs="+", metavar="X", help="only these keep ratios beside 1")
     parser.add_argument("--selections", nargs="+", choices=CHOICES, metavar="NAME", help=", ".join(CHOICES))
     parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
-    parser.add_argument("--steps", type=int, metavar="N", help="of painting an edit (the model's own)")
+    parser.add_argument("--steps", type=int, metavar="N", help="of denoising an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")
     parser.add_argument(
         "--suffix",
@@ -105,10 +131,6 @@ def _parser() -> ArgumentParser:
         metavar="TEXT",
         help='said behind every question, such as "Answer with one word.": only the same words count as right',
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
-    parser.add_argument("--progress", action="store_true", help="show progress bars even outside a terminal")
-    loading(parser)
-    parser.set_defaults(json=False)
     return parser
 
 
@@ -137,21 +159,21 @@ def _cases(args: Namespace) -> tuple[list[Case[Question]], list[Case[Edit]]]:
     return found
 
 
-def _carry_out(args: Namespace, name: str, run: AnswerRun | EditRun) -> None:
+def _carry_out(console: Console, name: str, run: AnswerRun | EditRun) -> None:
     """Make what is missing, with an estimate first and a bar while it lasts."""
     total = run.remaining
     if not total:
         return
     minutes = max(1, round(run.seconds_each() * total / 60))
-    terminal.tell(args, f"{total:,} {name} to go, about {minutes:,} min")
-    with terminal.progress_bars(args) as bars:
+    console.tell(f"{total:,} {name} to go, about {minutes:,} min")
+    with console.progress() as progress:
         made = 0
 
         def tick() -> None:
             nonlocal made
             made += 1
-            if bars is not None:
-                bars(name, made, total)
+            if progress is not None:
+                progress(name, made, total)
 
         run.run(tick)
 
@@ -182,7 +204,7 @@ def _facts(
         "Reduction": "at least 1 token a picture (`min_tokens` 1)",
     }
     if args.model is None:
-        facts["Mind"] = DENSE
+        facts["Note"] = DENSE
     if asked:
         facts["Questions"] = f"{count_of(asked):,} about {len(asked):,} pictures, greedy decoding"
         if args.suffix:

@@ -1,0 +1,143 @@
+"""From a job to its result: what needs no model first, then the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..generation.settings import Decoding, Guidance, Sampling
+from ..images import open_image, open_mask, to_tensor
+from ..reduction import Reduction
+from ..report import Report
+from ..run import Progress
+from ..umm.contract import UnifiedModel
+from ..umm.reading import Reading
+from ..umm.registry import Purpose
+from .records import Job, Result
+
+S = TypeVar("S", Reduction, Decoding, Sampling, Guidance)
+
+SETTINGS = tuple(
+    setting.name
+    for kind in (Reduction, Decoding, Sampling, Guidance)
+    for setting in fields(kind)
+    if setting.name not in ("seed", "guidance")
+)
+"""What the settings of a job may name."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose files are open and whose settings are within their limits.
+
+    Args:
+        job: what to do.
+        images: [I] its pictures, RGB.
+        priority: [I] for each of them [H, W], +1 where it is protected and -1 where it is sacrificed, or None.
+        reduction: how to reduce them.
+    """
+
+    job: Job
+    images: list[Image.Image]
+    priority: list[Tensor | None]
+    reduction: Reduction
+
+
+def prepare(job: Job) -> Prepared:
+    """Open the files of a job and check its settings, as far as that can be done without a model.
+
+    Raises:
+        ImageError: a file is missing, damaged or no picture.
+        SettingsError: a setting is outside its limits, or there is none of that name; or more masks than pictures.
+    """
+    for name in job.settings:
+        if name not in SETTINGS:
+            raise SettingsError("there is no such setting", where=name, fix=f"Choose among {', '.join(SETTINGS)}")
+    reduction = _changed(Reduction(), job)
+    _decoding(job, Decoding())
+    _sampling(job, Sampling())
+    for name, masks in (("protect", job.protect), ("sacrifice", job.sacrifice)):
+        if len(masks) > len(job.images):
+            raise SettingsError(
+                f"{len(masks)} masks for {len(job.images)} picture{'s' if len(job.images) > 1 else ''}",
+                where=name,
+                fix="Give at most one mask a picture; join masks of one picture first",
+            )
+    protect, sacrifice = ([open_mask(path) for path in masks] for masks in (job.protect, job.sacrifice))
+    images = [open_image(path) for path in job.images]
+    priority = [_priority(protect[i : i + 1], sacrifice[i : i + 1]) for i in range(len(images))]
+    return Prepared(job, images, priority, reduction)
+
+
+def read(model: UnifiedModel, prepared: Prepared, purpose: Purpose, progress: Progress | None = None) -> Reading:
+    """Read the pictures of a job. What was read for an edit serves questions as well."""
+    reading: Reading = model.read(
+        prepared.images,
+        prepared.reduction,
+        purpose=purpose,
+        think=prepared.job.think,
+        priority=prepared.priority,
+        progress=progress,
+    )
+    return reading
+
+
+def run(
+    model: UnifiedModel, prepared: Prepared, progress: Progress | None = None, *, reading: Reading | None = None
+) -> Result:
+    """Do a job.
+
+    Args:
+        model: any model.
+        prepared: what `prepare` made of the job.
+        progress: told how far it is.
+        reading: the pictures, where they have been read already for another job about them.
+
+    Raises:
+        SettingsError: the model cannot do what the job says.
+    """
+    job = prepared.job
+    decoding = _decoding(job, model.thinking if job.think else Decoding())
+    plan = decoding if job.think else None
+    earlier = Report()
+    if reading is None and job.task != "imagine":
+        reading = read(model, prepared, "answer" if job.task == "ask" else "edit", progress)
+        earlier = reading.report
+    if job.task == "ask":
+        answer = model.answer(reading, job.prompt, decoding=decoding, think=job.think, progress=progress)
+        return Result(answer.text, (), answer.thinking, answer.report.after(earlier))
+    sampling = _sampling(job, model.default_sampling(job.task, think=job.think))
+    if job.task == "edit":
+        made = model.edit(reading, job.prompt, sampling, size=job.size, think=plan, progress=progress)
+    else:
+        made = model.imagine(job.prompt, sampling, size=job.size, think=plan, progress=progress)
+    return Result("", (made.image,), made.thinking, made.report.after(earlier))
+
+
+def _sampling(job: Job, defaults: Sampling) -> Sampling:
+    return replace(_changed(defaults, job), guidance=_changed(defaults.guidance, job), seed=job.seed)
+
+
+def _decoding(job: Job, defaults: Decoding) -> Decoding:
+    return replace(_changed(defaults, job), seed=job.seed)
+
+
+def _changed(defaults: S, job: Job) -> S:
+    """The settings of one kind, with what the job says of them."""
+    names = {setting.name for setting in fields(defaults)}
+    changes: dict[str, Any] = {name: value for name, value in job.settings.items() if name in names}
+    return replace(defaults, **changes)
+
+
+def _priority(protect: list[Image.Image], sacrifice: list[Image.Image]) -> Tensor | None:
+    """At most one mask of each kind -> [H, W], or None without any."""
+    signed = [*((1, mask) for mask in protect), *((-1, mask) for mask in sacrifice)]
+    if not signed:
+        return None
+    size = signed[0][1].size
+    return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in signed]).sum(0)
