@@ -6,6 +6,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..embedded import CHECKPOINT, SAMPLE
-from ..errors import ImageError, SettingsError
+from ..errors import ImageError
 from ..figures import token_map
 from ..generation.settings import Decoding, Sampling
 from ..images import FORMATS, open_image, open_mask, save_image, to_tensor
 from ..reduction import Reduction
+from ..reduction.masks import check_mask_count, priority_mask
 from ..report import Report
 from ..umm import load
 from ..umm.registry import ImageTask, Purpose
@@ -146,31 +148,22 @@ class _Pictures:
         settings = {setting.name for setting in fields(Reduction)} - {"seed"}  # the option is of the sampling
         reduction = Reduction(**given(args, *settings))
         for name in ("protect", "sacrifice"):
-            masks = getattr(args, name) or []
-            if len(masks) > len(args.images):
-                raise SettingsError(
-                    f"{len(masks)} masks for {len(args.images)} picture{'s' if len(args.images) > 1 else ''}",
-                    where=name,
-                    fix="Give at most one mask a picture; join masks of one picture first",
-                )
+            check_mask_count(name, len(getattr(args, name) or []), len(args.images))
         protect, sacrifice = ([open_mask(path) for path in masks or ()] for masks in (args.protect, args.sacrifice))
         return cls([open_image(path) for path in args.images], protect, sacrifice, reduction)
 
     def read(self, model: UnifiedModel, purpose: Purpose, think: bool, progress: Progress | None) -> Reading:
-        priority = [self._priority(index) for index in range(len(self.images))]
+        masks = zip_longest(self.images, self.protect, self.sacrifice)
+        priority = [priority_mask(_mask(protect), _mask(sacrifice)) for _, protect, sacrifice in masks]
         reading: Reading = model.read(
             self.images, self.reduction, purpose=purpose, think=think, priority=priority, progress=progress
         )
         return reading
 
-    def _priority(self, index: int) -> Tensor | None:
-        """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks."""
-        wishes = [(1, self.protect), (-1, self.sacrifice)]
-        masks = [(sign, masks[index]) for sign, masks in wishes if index < len(masks)]
-        if not masks:
-            return None
-        size = masks[0][1].size
-        return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in masks]).sum(0)
+
+def _mask(picture: Image.Image | None) -> Tensor | None:
+    """A mask's picture -> [H, W] of 0 … 1."""
+    return None if picture is None else to_tensor(picture).mean(-1)
 
 
 def _decoding(args: Namespace, defaults: Decoding) -> Decoding:

@@ -11,6 +11,7 @@ from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, Ra
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..reduction.methods import described, offered
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
@@ -135,13 +136,23 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--sacrifice", action="append", metavar="MASK", help=_mask_help("drop what is white in"))
     group.add_argument("--budget", choices=("ratio", "auto"), help="auto keeps fewer where tokens are alike (ratio)")
     group.add_argument(
-        "--selection", choices=("balanced", "uniform", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
+        "--method",
+        "--selection",
+        type=method_name,
+        choices=offered(),
+        metavar="NAME",
+        help=f"which tokens stay. {described()} (g2tr)",
     )
     group.add_argument("--auto-similarity", type=float, metavar="X", help="likeness at which auto sees one token (0.9)")
     group.add_argument("--auto-min-ratio", type=float, metavar="X", help="least share that auto keeps (0.1)")
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
     group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
     group.add_argument("--latent-pool", type=int, metavar="N", help="side of the latent blocks to compare with (2)")
+
+
+def method_name(text: str) -> str:
+    """A method's name; its first name for the paper's is understood too."""
+    return "g2tr" if text == "balanced" else text
 
 
 def _mask_help(what: str) -> str:

@@ -28,7 +28,7 @@ from ..lab.quality.world_cases import world_edits, world_questions
 from ..umm.values import UnifiedModel
 from . import terminal
 from .commands import load_model
-from .options import loading
+from .options import loading, method_name
 
 QUESTIONS, EDITS = 1000, 300  # asked of the world unless told otherwise
 DENSE = (
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     terminal.quieten_libraries()
     out = Path(args.out)
     asked, edited = _cases(args)
-    edited_under = conditions(args.ratios or RATIOS, args.selections or CHOICES, args.merges or MERGES)
+    edited_under = conditions(args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES)
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
     model = load_model(args)
@@ -95,7 +95,15 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--edits", type=_count, metavar="N", help=f"how many, 0 for none ({EDITS}; own: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the world's scenes and the bootstrap (0)")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="X", help="only these keep ratios beside 1")
-    parser.add_argument("--selections", nargs="+", choices=CHOICES, metavar="NAME", help=", ".join(CHOICES))
+    parser.add_argument(
+        "--methods",
+        "--selections",
+        nargs="+",
+        type=method_name,
+        choices=CHOICES,
+        metavar="NAME",
+        help=", ".join(CHOICES),
+    )
     parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
     parser.add_argument("--steps", type=int, metavar="N", help="of painting an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")

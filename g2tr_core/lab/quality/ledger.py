@@ -13,7 +13,7 @@ from ...errors import SettingsError
 from .cases import Case, Task
 from .conditions import Condition
 
-KEYS = ("item", "picture", "kind", "ratio", "selection", "merge")
+KEYS = ("item", "picture", "kind", "ratio", "method", "merge")
 
 
 class Ledger:
@@ -54,7 +54,7 @@ class Ledger:
 
     def add(self, case: Case[Task], task: Task, condition: Condition, measured: Mapping[str, float | str]) -> None:
         """Write down what was measured; NaN becomes an empty field."""
-        keys = (task.number, case.number, task.kind, condition.ratio, condition.selection, condition.merge)
+        keys = (task.number, case.number, task.kind, condition.ratio, condition.method, condition.merge)
         values = {name: _field(value) for name, value in measured.items()}
         row = dict(zip(KEYS, map(str, keys), strict=True)) | values
         with self.path.open("a", encoding="utf-8", newline="") as file:
@@ -69,7 +69,7 @@ def _field(value: float | str) -> str:
 
 def condition_of(row: Mapping[str, str]) -> Condition:
     """The condition that a row of a ledger was measured under."""
-    return Condition(float(row["ratio"]), row["selection"], row["merge"])
+    return Condition(float(row["ratio"]), row["method"], row["merge"])
 
 
 def _claim(path: Path, settings: Mapping[str, Any], *, is_empty: bool) -> None:
