@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from g2tr_core.reduction import Reduction, pool_latent, reduce
-from g2tr_core.reduction.anchors import cell_of_each_token
+from g2tr_core.reduction.anchors import cell_of_each_token, consistency_scores
 from g2tr_core.reduction.merging import merge_tokens, nearest_kept
 from g2tr_core.reduction.ranking import select_balanced
-from g2tr_core.reduction.scoring import consistency_scores
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 

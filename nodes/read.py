@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..g2tr_core.errors import ImageError, SettingsError
+from ..g2tr_core.reduction.masks import check_mask_count, priority_mask
 from ..g2tr_core.report import Change
 from ..g2tr_core.umm.reading import min_tokens_note
 from . import host
@@ -138,19 +138,14 @@ def shots(
 
 
 def _priority(reduction: ReductionSettings | None, index: int, place: int, batch: int) -> Tensor | None:
-    """+1 where a picture is protected, -1 where it is sacrificed: [H, W], or None without masks.
+    """The masks of one picture as `priority_mask` joins them: [H, W], or None without any.
 
     Masks beside a batch belong to the first socket's pictures; otherwise the first mask belongs to the first socket,
     the second to the second.
     """
     if reduction is None:
         return None
-    protect = _mask(reduction.protect, index, place, batch)
-    sacrifice = _mask(reduction.sacrifice, index, place, batch)
-    if protect is None or sacrifice is None:
-        return protect if sacrifice is None else -sacrifice
-    resized = torch.nn.functional.interpolate(sacrifice[None, None], size=protect.shape, mode="area")[0, 0]
-    return protect - resized
+    return priority_mask(*(_mask(masks, index, place, batch) for masks in (reduction.protect, reduction.sacrifice)))
 
 
 def _check_masks(name: str, masks: Tensor | None, batch: int, sockets: int) -> None:
@@ -158,13 +153,7 @@ def _check_masks(name: str, masks: Tensor | None, batch: int, sockets: int) -> N
     if masks is None:
         return
     count = masks.shape[:-2].numel()
-    pictures = batch if batch > 1 else sockets
-    if count > pictures:
-        raise SettingsError(
-            f"{count} masks for {pictures} picture{'s' if pictures > 1 else ''}",
-            where=name,
-            fix="Give at most one mask a picture; join masks of one picture first",
-        )
+    check_mask_count(name, count, batch if batch > 1 else sockets)
     if batch > 1 and count not in (1, batch):
         raise SettingsError(
             f"{count} masks for a batch of {batch} pictures", where=name, fix="Give one mask, or one a picture"

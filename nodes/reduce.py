@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..g2tr_core.reduction import SELECTIONS, Reduction
+from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.reduction.methods import described, offered
 from .sockets import CATEGORY, ReductionSettings, ReductionSocket
 
 
@@ -110,12 +111,10 @@ class ReductionNode(io.ComfyNode):
                     advanced=True,
                 ),
                 io.Combo.Input(
-                    "selection",
-                    options=list(SELECTIONS),
-                    default="balanced",
-                    tooltip="Which tokens stay. balanced, the published way: those that agree best with the generation "
-                    "side, spread over the picture. Not in the paper: uniform, an even grid; diverse, those most "
-                    "unlike each other; guided-diverse (ours), likewise, but the more readily the better they agree.",
+                    "method",
+                    options=list(offered()),
+                    default="g2tr",
+                    tooltip=f"Which tokens stay. {described()}",
                     advanced=True,
                 ),
             ],

@@ -31,7 +31,8 @@ class TokenMap(io.ComfyNode):
                     options=list(STYLES),
                     default="kept and merged",
                     tooltip="kept and merged: kept tokens are bright, each other one has the colour of the token that "
-                    "it merged into. scores: how well each token agrees with the model's generation side.",
+                    "it merged into. scores: how well each token agrees with the model's generation side; only methods "
+                    "that compare tokens with it have scores.",
                 ),
             ],
             outputs=[

@@ -11,6 +11,7 @@ from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, Ra
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..reduction.methods import described, method_name, offered
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
@@ -140,7 +141,12 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--sacrifice", action="append", metavar="MASK", help=_mask_help("drop what is white in"))
     group.add_argument("--budget", choices=("ratio", "auto"), help="auto keeps fewer where tokens are alike (ratio)")
     group.add_argument(
-        "--selection", choices=("balanced", "uniform", "diverse", "guided-diverse"), help="which tokens stay (balanced)"
+        "--method",
+        "--selection",
+        type=method_name,
+        choices=offered(),
+        metavar="NAME",
+        help=f"which tokens stay. {described()} (g2tr)",
     )
     group.add_argument(
         "--auto-similarity",

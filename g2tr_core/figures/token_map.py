@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import SettingsError
+from ..reduction.methods import METHODS, offered
 from . import theme
 from .layout import stacked
 from .text import paragraph
@@ -91,10 +92,15 @@ def heat(view: TokenView, *, scale: int | None = None) -> Image.Image:
         An RGB picture with the least and the greatest score below.
 
     Raises:
-        SettingsError: nothing was scored because all tokens were kept; or the scale, as in `draw`.
+        SettingsError: there are no scores, because all tokens were kept or the method needs no latent; or the scale, as
+            in `draw`.
     """
     if view.scores is None:
-        raise SettingsError("nothing was scored", where="scores", fix="Read with a keep_ratio below 1")
+        scoring = [name for name in offered() if "latent" in METHODS[name].needs]
+        whole = len(view.keep) == len(view.assignment)
+        why = "all tokens were kept" if whole else "the method does not compare tokens with the latent"
+        fix = f"Read with {'a keep_ratio below 1 and ' if whole else ''}one of the methods {', '.join(scoring)}"
+        raise SettingsError(f"there are none: {why}", where="scores", fix=fix)
     photo = _photo(view, _cell_side(view.grid, scale))
     scores = view.scores.numpy().reshape(view.grid)
     finite = np.isfinite(scores)

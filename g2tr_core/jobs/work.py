@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from ..errors import SettingsError
 from ..generation.settings import Decoding, Guidance, Sampling
 from ..images import open_image, open_mask, to_tensor
 from ..reduction import Reduction
+from ..reduction.masks import check_mask_count, priority_mask
 from ..report import Report
 from ..run import Progress
 from ..umm.contract import UnifiedModel
@@ -61,16 +62,12 @@ def prepare(job: Job) -> Prepared:
     reduction = _changed(Reduction(), job)
     _decoding(job, Decoding())
     _sampling(job, Sampling())
-    for name, masks in (("protect", job.protect), ("sacrifice", job.sacrifice)):
-        if len(masks) > len(job.images):
-            raise SettingsError(
-                f"{len(masks)} masks for {len(job.images)} picture{'s' if len(job.images) > 1 else ''}",
-                where=name,
-                fix="Give at most one mask a picture; join masks of one picture first",
-            )
+    for name, paths in (("protect", job.protect), ("sacrifice", job.sacrifice)):
+        check_mask_count(name, len(paths), len(job.images))
     protect, sacrifice = ([open_mask(path) for path in masks] for masks in (job.protect, job.sacrifice))
     images = [open_image(path) for path in job.images]
-    priority = [_priority(protect[i : i + 1], sacrifice[i : i + 1]) for i in range(len(images))]
+    masks = zip_longest(images, protect, sacrifice)
+    priority = [priority_mask(_mask(kept), _mask(given_up)) for _, kept, given_up in masks]
     return Prepared(job, images, priority, reduction)
 
 
@@ -134,10 +131,6 @@ def _changed(defaults: S, job: Job) -> S:
     return replace(defaults, **changes)
 
 
-def _priority(protect: list[Image.Image], sacrifice: list[Image.Image]) -> Tensor | None:
-    """At most one mask of each kind -> [H, W], or None without any."""
-    signed = [*((1, mask) for mask in protect), *((-1, mask) for mask in sacrifice)]
-    if not signed:
-        return None
-    size = signed[0][1].size
-    return torch.stack([sign * to_tensor(mask.resize(size)).mean(-1) for sign, mask in signed]).sum(0)
+def _mask(picture: Image.Image | None) -> Tensor | None:
+    """A mask's picture -> [H, W] of 0 … 1."""
+    return None if picture is None else to_tensor(picture).mean(-1)

@@ -1,7 +1,7 @@
-"""Anchors: what the generation side knows of each part of the picture (G²TR, first step).
+"""Anchors, and how well the visual tokens agree with them (G²TR, first and second step).
 
 The latent grid is pooled to a coarser grid of cells. The model projects the pooled latent to its own width; the result
-is one anchor a cell, and every visual token lies in one cell.
+is one anchor a cell, and every visual token lies in one cell. Its consistency score is its cosine with the anchor.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checks import whole
 from .checks import check_tokens
+from .cosine import inverse_norms
 
 
 def pool_latent(patches: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tensor, tuple[int, int]]:
@@ -50,3 +51,20 @@ def cell_of_each_token(grid: tuple[int, int], anchor_grid: tuple[int, int], devi
     rows = torch.arange(grid[0], device=device) * anchor_grid[0] // grid[0]  # [h]
     columns = torch.arange(grid[1], device=device) * anchor_grid[1] // grid[1]  # [w]
     return (rows[:, None] * anchor_grid[1] + columns).flatten()
+
+
+def consistency_scores(features: Tensor, anchors: Tensor, cell: Tensor) -> Tensor:
+    """Cosine of each visual token with the anchor of its cell.
+
+    Args:
+        features: [N, C] visual tokens.
+        anchors: [M, C] anchors.
+        cell: [N] int64, the anchor of each token.
+
+    Returns:
+        [N] fp32 in [-1, 1]; 0 where the token or its anchor is zero, NaN where either is not finite.
+    """
+    wide = features.float()  # [N, C]
+    directions = F.normalize(anchors.float(), dim=1)  # [M, C]
+    # A row-wise sum treats equal tokens alike to the last bit, which a matrix product does not: ties stay ties.
+    return directions[cell].mul_(wide).sum(dim=1) * inverse_norms(wide)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from .cosine import dot_products, inverse_norms
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def share_of(tokens: int, ratio: float, min_tokens: int) -> int:
@@ -26,6 +27,8 @@ def count_distinct(features: Tensor, similarity: float) -> int:
     Returns:
         The number, rounded.
     """
+    from .cosine import dot_products, inverse_norms
+
     scale = inverse_norms(features)  # [N]
     cosines = dot_products(features, features).mul_(scale).mul_(scale[:, None])  # [N, N]
     alike = (cosines >= similarity).sum(dim=1).clamp_min(1)  # [N]

@@ -1,36 +1,133 @@
-"""What every selection is given, so that any of them can stand in for any other."""
+"""What a method of reduction is: what it needs, where it works, and what it is shown.
+
+A new method is one file in `methods/` that ends in `METHOD = AfterEncoder(...)` or `METHOD = InDecoder(...)`, and its
+name in the list of `methods/__init__.py`. Settings, command, nodes, experiment and plots read the rest from there. A
+model supplies what the method declares in `needs` and nothing else, so that nobody pays for what is not looked at.
+
+Method files import torch inside their functions, not at the top: the command's help lists the methods, and waits a
+second or two for torch otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Need = Literal["latent", "question", "vit_attention", "decoder_attention"]
+"""The latent of the picture (a VAE encode), the question, and attention in the ViT or in the decoder."""
+
+Stage = Literal["after_encoder", "in_decoder"]
+"""Before the language model sees the visual tokens, or between its layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The visual tokens of one picture before the selection.
+    """The visual tokens of one picture, as a method after the encoder sees them.
 
     Args:
         features: [N, C] tokens, row-major; fp32, bf16 or fp16.
         grid: (h, w) with h·w = N.
-        anchors: [M, C] anchors.
-        cell: [N] int64 below M, the cell of each token.
-        scores: [N] fp32, the consistency scores.
-        priority: [N], clamped to [-1, 1], NaN read as 0: +1 protects a token, -1 sacrifices it, what lies between is
-            added to what the selection ranks by. None is 0 everywhere. Ours, not in the paper.
-        seed: of a selection that draws lots.
+        anchors: [M, C] anchors, dtype of `features`; None unless the method needs "latent".
+        cell: [N] int64 below M, the cell of each token; None likewise.
+        scores: [N] fp32, the consistency score of each token; None likewise.
+        priority: [N], read as clamped to [-1, 1] and NaN as 0: +1 protects a token, -1 sacrifices it, what lies between
+            is added to what the method ranks by. None is 0 everywhere. Ours, not in the paper.
+        vit_attention: [N] fp32, the attention that each token receives in the ViT, mean over heads and queries; None
+            unless the method needs "vit_attention".
+        seed: of a method that draws at random.
     """
 
     features: Tensor
     grid: tuple[int, int]
-    anchors: Tensor
-    cell: Tensor
-    scores: Tensor
+    anchors: Tensor | None
+    cell: Tensor | None
+    scores: Tensor | None
+    priority: Tensor | None
+    vit_attention: Tensor | None
+    seed: int
+
+    def latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`anchors`, `cell` and `scores`, for a method that needs "latent".
+
+        Raises:
+            LookupError: the method does not declare that need.
+        """
+        if self.anchors is None or self.cell is None or self.scores is None:
+            raise LookupError('the method reads the latent but does not declare it: add "latent" to its needs')
+        return self.anchors, self.cell, self.scores
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """The visual tokens of one picture that remain, as a method in the decoder sees them between two layers.
+
+    Args:
+        layer: the layer whose output is about to be pruned.
+        attention: [H, N'] fp32, attention of the last query token of the prompt to the tokens that remain, by head;
+            None unless the method needs "decoder_attention".
+        hidden: [N', C] the layer's output.
+        positions: [N'] int64, ascending: where these tokens lie in the row-major grid.
+        grid: (h, w) of all tokens of the picture.
+        priority: [N'], as `Candidates`.
+        seed: as `Candidates`.
+    """
+
+    layer: int
+    attention: Tensor | None
+    hidden: Tensor
+    positions: Tensor
+    grid: tuple[int, int]
     priority: Tensor | None
     seed: int
 
 
-Selector = Callable[[Candidates, int], Tensor]
-"""(candidates, K) -> [K] int64 token indices, ascending. Protected tokens before, sacrificed ones after all others."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Method:
+    """What is common to all methods. Protected tokens are kept before all others, sacrificed ones after all others.
+
+    Args:
+        name: what settings, command and nodes call it.
+        summary: one or two sentences for tooltips and help.
+        needs: what a model must supply.
+        control: for the experiment alone; settings take the name, nodes and command do not offer it.
+        colour: of its line in plots, a name of matplotlib's.
+        line: style of that line, matplotlib's.
+    """
+
+    stage: ClassVar[Stage]
+    name: str
+    summary: str
+    needs: frozenset[Need] = frozenset()
+    control: bool = False
+    colour: str
+    line: str = "-"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AfterEncoder(Method):
+    """A method that chooses before the language model sees the tokens; the others can be merged into those it keeps.
+
+    Args:
+        select: (candidates, K) -> [K] int64 token indices, ascending.
+    """
+
+    stage: ClassVar[Stage] = "after_encoder"
+    select: Callable[[Candidates, int], Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InDecoder(Method):
+    """A method that drops tokens between the layers of the language model.
+
+    Args:
+        layers: (number of layers, keep_ratio) -> {layer: share of the picture's N tokens that stays from it on}.
+        select: (view, K) -> [K] int64 indices into the N' tokens that remain, ascending.
+    """
+
+    stage: ClassVar[Stage] = "in_decoder"
+    layers: Callable[[int, float], Mapping[int, float]]
+    select: Callable[[LayerView, int], Tensor]

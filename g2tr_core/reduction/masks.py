@@ -1,19 +1,49 @@
-"""What a person wishes for each token: from a painted mask to one value a token, and what the values mean."""
+"""Masks that protect or sacrifice parts of a picture: their one meaning, and the priority of each token they become."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingsError
+
+
+def check_mask_count(name: str, masks: int, pictures: int) -> None:
+    """Refuse more masks than there are pictures.
+
+    Raises:
+        SettingsError: with `name` ("protect" or "sacrifice") as the place.
+    """
+    if masks > pictures:
+        raise SettingsError(
+            f"{masks} masks for {pictures} picture{'s' if pictures > 1 else ''}",
+            where=name,
+            fix="Give at most one mask a picture; join masks of one picture first",
+        )
+
+
+def priority_mask(protect: Tensor | None, sacrifice: Tensor | None) -> Tensor | None:
+    """The masks of one picture as one: +1 where it is protected, -1 where it is sacrificed, 0 where it is both.
+
+    Args:
+        protect, sacrifice: [H, W] of 0 … 1, real or bool, over the whole picture. Where their sizes differ, `sacrifice`
+            is averaged to the size of `protect`.
+
+    Returns:
+        [H, W] fp32, or None without masks.
+    """
+    if protect is None or sacrifice is None:
+        return -sacrifice.float() if sacrifice is not None else None if protect is None else protect.float()
+    resized = F.interpolate(sacrifice.float()[None, None], size=protect.shape, mode="area")[0, 0]  # [H, W]
+    return protect.float() - resized
 
 
 def mask_to_priority(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average a mask over the area of each token.
 
     Args:
-        mask: [H, W] of any size and real or bool dtype, over the whole picture; for `reduce`, +1 where it is to be
-            protected and -1 where it may be sacrificed.
+        mask: [H, W] of any size and real or bool dtype, over the whole picture; for `reduce`, as `priority_mask`.
         grid: (h, w) of the visual tokens.
 
     Returns:
@@ -29,8 +59,8 @@ def mask_to_priority(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.where(values.abs() > 1 - 1e-4, values.sign(), values)  # rounding must not unprotect a whole token
 
 
-def standing_and_bonus(priority: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The class of each token and, within the class, what is added to its rank.
+def tier_and_bonus(priority: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a priority means for the order of tokens: the tier of each, and what is added to its value within it.
 
     Args:
         priority: [N], any real dtype; clamped to [-1, 1], NaN read as 0. None is 0 everywhere.
@@ -39,9 +69,9 @@ def standing_and_bonus(priority: Tensor | None, like: Tensor) -> tuple[Tensor, T
     Returns:
         [N] int64: 1 protected, 0 ordinary, -1 sacrificed; and [N] fp32, 0 unless ordinary.
     """
-    wish = torch.zeros_like(like) if priority is None else priority.float().nan_to_num(0.0).clamp(-1.0, 1.0)
-    standing = (wish == 1).long() - (wish == -1).long()
-    return standing, wish - standing
+    value = torch.zeros_like(like) if priority is None else priority.float().nan_to_num(0.0).clamp(-1.0, 1.0)
+    tier = (value == 1).long() - (value == -1).long()
+    return tier, value - tier
 
 
 def _shares(cells: int, side: int, like: Tensor) -> Tensor:

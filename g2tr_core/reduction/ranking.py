@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .masks import standing_and_bonus
+from .masks import tier_and_bonus
 
 
 def select_balanced(scores: Tensor, cell: Tensor, cells: int, count: int, priority: Tensor | None = None) -> Tensor:
     """Chooses `count` tokens: protected ones, then the best of each cell, then the best of the rest, then sacrificed.
 
     A cell that holds a protected token has its best already; where not all protected tokens fit, the best of each cell
-    come first there too. Within each of these classes the higher score wins and among equal scores the lower index, on
-    every device. A token whose score is not finite is the last of its class and never the best of its cell.
+    come first there too. Within each of these tiers the higher score wins and among equal scores the lower index, on
+    every device. A token whose score is not finite is the last of its tier and never the best of its cell.
 
     Args:
         scores: [N] fp32.
@@ -27,14 +27,14 @@ def select_balanced(scores: Tensor, cell: Tensor, cells: int, count: int, priori
         [K] int64 token indices, ascending.
     """
     tokens = len(scores)
-    standing, bonus = standing_and_bonus(priority, scores)  # [N] each
+    tier, bonus = tier_and_bonus(priority, scores)  # [N] each
     ranking = scores + bonus  # [N]
     finite = ranking.isfinite()  # [N]
     order = ranking.masked_fill(~finite, -torch.inf).argsort(descending=True, stable=True)  # [N]
 
     # Each token gets a whole number of its own, lowest first, so that no tie is left for a device to decide.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(tokens, device=order.device))  # [N]
-    place -= 2 * tokens * standing
+    place -= 2 * tokens * tier
     first = place.new_full((cells,), tokens).scatter_reduce_(0, cell, place, "amin")  # [cells]
     best_of_cell = (first.gather(0, cell) == place) & finite  # [N]; a sacrificed token is never below the initial value
     place -= tokens * best_of_cell

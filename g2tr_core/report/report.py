@@ -35,11 +35,11 @@ class Report:
         """Say so where the autoencoder and the reduction took longer than the shorter prefill saves.
 
         The saving is the measured prefill times the operations saved over the operations left. Only for answers: an
-        edit encodes the picture anyway.
+        edit encodes the picture anyway. Silent where no latent was encoded, now or for this method.
         """
         spent = self.ms.get("vae_encode", 0.0) + self.ms.get("reduction", 0.0)
         saved = self.ms.get("prefill", 0.0) * (self.prefill_flops.factor - 1)
-        if spent > saved and "reduction" in self.ms:
+        if spent > saved and "vae_encode" in self.ms:
             self.notes.append(
                 f"Encoding the latent and reducing took {spent:,.0f} ms and saves about {saved:,.0f} ms of prefill: "
                 "this picture is read faster with all its tokens (keep_ratio 1.0). The KV cache is smaller all the "

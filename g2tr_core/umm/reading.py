@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -163,7 +163,7 @@ class Reading(ABC):
     def to(self, device: torch.device) -> None:
         """Move all of it. Must not happen while the model works on the reading."""
         self.encoding = self.encoding.to(device)
-        self.reduced = tuple(reduced and _reduced_on(reduced, device) for reduced in self.reduced)
+        self.reduced = tuple(reduced and reduced.to(device) for reduced in self.reduced)
         for cache in {id(cache): cache for cache in self.caches()}.values():
             cache.to(device)
 
@@ -178,7 +178,7 @@ class Reading(ABC):
                     grid=picture.prepared.vit_grid,
                     keep=everything if reduced is None else reduced.keep.cpu(),
                     assignment=everything if reduced is None else reduced.assignment.cpu(),
-                    scores=None if reduced is None else reduced.scores.cpu(),
+                    scores=None if reduced is None or reduced.scores is None else reduced.scores.cpu(),
                 )
             )
         return views
@@ -211,10 +211,10 @@ def reduce_pictures(
     priority: Sequence[Tensor | None] | None,
     run: Run,
 ) -> tuple[Reduced | None, ...]:
-    """Where a model meets the paper: one call of `reduce` a picture, with anchors from its latent.
+    """Where a model meets the paper: one call of `reduce` a picture, with anchors from its latent if they are needed.
 
     Args:
-        model: gives latents and anchors.
+        model: gives latents and anchors, where the method needs them.
         encoding: the pictures.
         reduction: the settings; where they keep everything, no latent is made.
         priority: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
@@ -240,13 +240,9 @@ def reduce_pictures(
 def _reduce(
     model: LatentGuide, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, run: Run
 ) -> Reduced:
-    latent = model.latent_of(picture, run)
+    latent = model.latent_of(picture, run) if "latent" in reduction.needs else None
     with run.stage("reduction"):
-        anchors, anchor_grid = model.anchors(latent, reduction.latent_pool)
+        anchors, anchor_grid = (None, None) if latent is None else model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
         priority = None if mask is None else mask_to_priority(mask.to(model.device), grid)
         return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=priority)
-
-
-def _reduced_on(reduced: Reduced, device: torch.device) -> Reduced:
-    return Reduced(*(getattr(reduced, field.name).to(device) for field in fields(reduced)))

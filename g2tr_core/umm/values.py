@@ -61,7 +61,7 @@ class TokenView:
         grid: (rows, columns) of its tokens.
         keep: [K] int64, kept tokens, ascending.
         assignment: [N] int64, the kept token that each token went into.
-        scores: [N] fp32, or None where nothing was scored (no reduction).
+        scores: [N] fp32, or None where nothing was scored (no reduction, or by a method that needs no latent).
     """
 
     image: Image.Image

@@ -27,7 +27,8 @@ from g2tr_core.cli.terminal import Console
 from g2tr_core.embedded import PHOTO
 from g2tr_core.figures import token_map
 from g2tr_core.generation.settings import Decoding, Renorm
-from g2tr_core.reduction import SELECTIONS, Reduction
+from g2tr_core.reduction import Reduction
+from g2tr_core.reduction.methods import METHODS, offered
 from g2tr_core.umm.bagel.facts import BAGEL
 from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.internvlu.model import InternVLU
@@ -198,13 +199,22 @@ class TestTokens:
         total = result["report"]["visual_tokens"]
         assert sum(counts["kept"] for counts in result["pictures"]) == total["after"]
 
-    def test_selection(self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_method(self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[TokenView] = []
         monkeypatch.setattr(token_map, "draw", lambda view: drawn.append(view) or view.image)
-        for selection in SELECTIONS:
-            assert run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--selection", selection).status == 0
+        for name in offered():
+            done = run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--method", name, "--json")
+            assert done.status == 0
+            assert ("vae_encode" in done.json["report"]["ms"]) == ("latent" in METHODS[name].needs)
         kept = [tuple(view.keep.tolist()) for view in drawn]
-        assert len(set(kept)) == len(SELECTIONS)
+        assert len(set(kept)) == len(offered())
+        for option in (("--selection", "balanced"), ("--selection", "g2tr"), ()):  # its first name, and the default
+            assert run("tokens", photo, "-o", "map.png", "--min-tokens", "1", *option).status == 0
+            assert tuple(drawn[-1].keep.tolist()) == kept[0]
+
+    def test_heat_of_a_method_without_scores_says_so(self, run: Run, photo: str) -> None:
+        done = run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--method", "uniform", "--heat")
+        assert done.status == 1 and "does not compare tokens with the latent" in done.err
 
     def test_masks(self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[TokenView] = []
@@ -429,7 +439,7 @@ class TestHelp:
     def test_choices_are_those_of_the_settings(self) -> None:
         choices = {action.dest: action.choices for action in _options("edit")}
         assert set(choices["renorm"]) == set(get_args(Renorm))
-        assert choices["selection"] == tuple(SELECTIONS)
+        assert choices["method"] == offered()
         for field in ("merge", "budget"):
             for choice in choices[field]:
                 Reduction(**{field: choice})

@@ -28,7 +28,7 @@ from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
 
-HALF = Condition(0.5, "balanced", "mean")
+HALF = Condition(0.5, "g2tr", "mean")
 
 
 @lru_cache

@@ -162,9 +162,20 @@ def test_heat_of_scores_that_are_equal_or_no_numbers() -> None:
     heat(shown)
 
 
-def test_heat_without_scores_says_what_to_do() -> None:
-    with pytest.raises(SettingsError, match="keep_ratio"):
-        heat(view(6, 9, scored=False))
+@pytest.mark.parametrize(
+    ("ratio", "why", "fix"),
+    [
+        (1.0, "all tokens were kept", "a keep_ratio below 1 and one of the methods g2tr, guided-diverse"),
+        (
+            0.5,
+            "the method does not compare tokens with the latent",
+            "Read with one of the methods g2tr, guided-diverse",
+        ),
+    ],
+)
+def test_heat_without_scores_says_why_and_what_to_do(ratio: float, why: str, fix: str) -> None:
+    with pytest.raises(SettingsError, match=f"^scores: there are none: {why}.*{fix}"):
+        heat(view(6, 9, ratio, scored=False))
 
 
 def test_a_contact_sheet_holds_every_picture() -> None:

@@ -67,9 +67,9 @@ def test_questions_are_read_as_in_use(learner: Learner, factory: Factory, exampl
     """Logits behind every question of a batch equal those of a conversation of its own."""
     network = learner.network
     questions = [factory.questions(one.scene, 3) for one in examples]
-    features, visual = learner.see(examples)
+    features, visual = learner.visual_tokens(examples)
     texts = learner.writer.write([(q.text, q.marks, q.answer) for group in questions for q in group])
-    hidden, _ = learner.say(learner.understand(visual), texts, 3)
+    hidden, _ = learner.text_rows(learner.question_prefix(visual), texts, 3)
     for index in range(6):
         known = (texts.answers[index] != -100).nonzero().flatten().tolist()
         asked = texts.ids[index, 1 : known[0] - 1]
@@ -84,12 +84,12 @@ def test_questions_are_read_as_in_use(learner: Learner, factory: Factory, exampl
 def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) -> None:
     """Velocities of a batch of edits equal those of a denoiser behind a conversation."""
     network = learner.network
-    features, visual = learner.see(examples)
+    features, visual = learner.visual_tokens(examples)
     targets = [target for one in examples for target in one.targets]
     texts = learner.writer.write([(target.edit.instruction, target.edit.marks, None) for target in targets])
     noisy, time = torch.randn(len(targets), 49, 64), torch.rand(len(targets))
-    prefix = learner.behold(visual, torch.stack([one.latent for one in examples]))
-    velocity = learner.paint(prefix, texts, 2, noisy, time).velocity
+    prefix = learner.edit_prefix(visual, torch.stack([one.latent for one in examples]))
+    velocity = learner.denoise(prefix, texts, 2, noisy, time).velocity
     for index in range(len(targets)):
         source = examples[index // 2]
         context = network.append_latent(network.new_context(256, CPU), source.latent, learner.latent_cells)
@@ -102,7 +102,7 @@ def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) 
 
 def test_losses_reach_every_weight(learner: Learner, factory: Factory, examples: list[Example]) -> None:
     """One step of learning has a gradient for all that is to be learnt."""
-    features, visual = learner.see(examples)
+    features, visual = learner.visual_tokens(examples)
     losses = learner.heads.losses(features, [one.labels for one in examples])
     losses |= learner.answer_loss(visual, examples, [factory.questions(one.scene, 3) for one in examples])
     losses |= learner.flow_loss(visual, examples)
@@ -148,7 +148,7 @@ def test_no_target_of_training_is_a_composition_of_another_split(factory: Factor
 
 
 def test_all_stages_run_stop_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(Recipe(), scenes=2, questions=2, edits=1, captions=2, glimpses=2, warm_up=0.0, reuse=1)
+    small = replace(Recipe(), scenes=2, questions=2, edits=1, captions=2, extra_pictures=2, warm_up=0.0, reuse=1)
     monkeypatch.setattr(stage, "Recipe", lambda: small)
     monkeypatch.setattr(stage, "TEST_SCENES", 32)
 

@@ -79,13 +79,22 @@ def test_sample_scenes(models: Path) -> None:
         assert torch.equal(shown.values[0], images[0][0])
 
 
-def test_selections_keep_other_tokens(model: Any, photo: torch.Tensor) -> None:
-    kept = []
-    for selection in ("balanced", "uniform", "diverse", "guided-diverse"):
-        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, selection=selection)[0]
-        kept.append(read(model, {"image1": photo}, reduction=reduction)[0][0].reading.token_views()[0].keep)
+def test_methods_keep_other_tokens_and_encode_only_what_they_need(model, photo, monkeypatch) -> None:
+    counting, kept = Counting(model, monkeypatch), []
+    methods = module("g2tr_core.reduction.methods")
+    for number, name in enumerate(methods.offered()):
+        fresh = photo.roll(number + 1, dims=1)  # no other test reads it
+        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, method=name)[0]
+        (reading,), _, (report,) = read(model, {"image1": fresh}, reduction=reduction, purpose="answer")
+        scored = "latent" in methods.METHODS[name].needs
+        assert counting.since()[:2] == (1, int(scored)) and ("vae_encode" in report.ms) == scored
+        assert scored or not any("latent" in note for note in report.notes)
+        kept.append(reading.reading.token_views()[0].keep)
+        if not scored:
+            with pytest.raises(error("SettingsError"), match="does not compare tokens with the latent"):
+                run("G2TRTokenMap", reading=reading, style="scores")
     assert len({len(keep) for keep in kept}) == 1
-    assert len({tuple(keep.tolist()) for keep in kept}) == 4
+    assert len({tuple(keep.tolist()) for keep in kept}) == len(kept)
 
 
 def test_thinking_before_an_answer(model: Any, photo: torch.Tensor) -> None:
@@ -262,7 +271,7 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRReduction", {"keep_ratio": 0.0}, "keep_ratio"),
         ("G2TRReduction", {"keep_ratio": 1.5}, "keep_ratio"),
         ("G2TRReduction", {"merge": "max"}, "merge"),
-        ("G2TRReduction", {"selection": "random"}, "selection"),
+        ("G2TRReduction", {"method": "random"}, "method"),
         ("G2TRSampleScene", {"scene": "scene-0"}, "scene"),
         ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "interval"),
         ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "from interval_start 0.8 to interval_end 0.2. Set"),

@@ -21,7 +21,7 @@ STABLE = {  # saved workflows hold these: add, never rename
     "G2TRSampleScene": ("scene", "image"),
     "G2TRReduction": (
         "keep_ratio protect sacrifice min_tokens latent_pool merge merge_scaling budget auto_similarity auto_min_ratio"
-        " selection",
+        " method",
         "reduction",
     ),
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),

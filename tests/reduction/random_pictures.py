@@ -16,7 +16,7 @@ ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 sides = st.integers(1, 12)
 grids = st.tuples(sides, sides)
 ratios = st.floats(0.01, 1.0)
-wishes = st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 1.0])
+priorities = st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 1.0])
 
 
 @dataclass(frozen=True)

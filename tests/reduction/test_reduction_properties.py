@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from g2tr_core.reduction import Reduced, Reduction, pool_latent, reduce
 from g2tr_core.reduction.merging import nearest_kept
-from tests.reduction.random_pictures import DTYPES, ROUNDING, Picture, grids, pictures, ways, wishes
+from tests.reduction.random_pictures import DTYPES, ROUNDING, Picture, grids, pictures, priorities, ways
 
 
-def select_plainly(ranking: list[float], cells: list[int], count: int, wish: list[float]) -> list[int]:
+def select_plainly(ranking: list[float], cells: list[int], count: int, priority: list[float]) -> list[int]:
     """The rule of the paper and of the priority mask, one token at a time."""
     best_first = sorted(range(len(ranking)), key=lambda token: (-ranking[token], token))
-    protected = [token for token in best_first if wish[token] == 1]
-    ordinary = [token for token in best_first if -1 < wish[token] < 1]
-    sacrificed = [token for token in best_first if wish[token] == -1]
+    protected = [token for token in best_first if priority[token] == 1]
+    ordinary = [token for token in best_first if -1 < priority[token] < 1]
+    sacrificed = [token for token in best_first if priority[token] == -1]
     best: dict[int, int] = {}
     for token in protected + ordinary:
         best.setdefault(cells[token], token)
@@ -52,10 +52,10 @@ def test_selection_follows_the_rule(picture: Picture, how: Reduction, data: st.D
         data.draw(st.sampled_from([[-1.0, -0.5, 0.0, 0.0, 0.25, 1.0], [0.0, 1.0], [-1.0, 1.0, 1.0]]))
     )
     random = torch.Generator().manual_seed(tokens)
-    wish = choices[torch.randint(len(choices), (tokens,), generator=random)]
-    for priority in (None, wish.view(picture.grid)):
+    drawn = choices[torch.randint(len(choices), (tokens,), generator=random)]
+    for priority in (None, drawn.view(picture.grid)):
         out = picture.reduced(how, priority)
-        used = torch.zeros(tokens) if priority is None else wish
+        used = torch.zeros(tokens) if priority is None else drawn
         ranking = torch.where(used.abs() == 1, out.scores, out.scores + used)
         assert out.keep.tolist() == select_plainly(ranking.tolist(), picture.cells, len(out.keep), used.tolist())
 
@@ -71,10 +71,10 @@ def test_every_cell_is_covered_where_the_budget_allows(picture: Picture, how: Re
 @given(pictures(), ways(), st.data())
 def test_protected_tokens_stay_and_sacrificed_ones_go(picture: Picture, how: Reduction, data: st.DataObject) -> None:
     tokens = len(picture.features)
-    wish = data.draw(st.lists(wishes, min_size=tokens, max_size=tokens))
-    keep = set(picture.reduced(how, torch.tensor(wish)).keep.tolist())
-    protected = {token for token in range(tokens) if wish[token] == 1}
-    sacrificed = {token for token in range(tokens) if wish[token] == -1}
+    priority = data.draw(st.lists(priorities, min_size=tokens, max_size=tokens))
+    keep = set(picture.reduced(how, torch.tensor(priority)).keep.tolist())
+    protected = {token for token in range(tokens) if priority[token] == 1}
+    sacrificed = {token for token in range(tokens) if priority[token] == -1}
     assert protected <= keep or keep <= protected
     assert not keep & sacrificed or keep >= set(range(tokens)) - sacrificed
 
@@ -231,5 +231,5 @@ def test_importance_is_clamped_and_nan_is_neutral() -> None:
 
 
 def assert_same(left: Reduced, right: Reduced) -> None:
-    for name in ("features", "keep", "scores", "assignment"):
+    for name in ("features", "keep", "scores", "assignment", "weight"):
         assert torch.equal(getattr(left, name), getattr(right, name)), name

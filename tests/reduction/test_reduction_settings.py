@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from g2tr_core.errors import SettingsError
-from g2tr_core.reduction import SELECTIONS, Reduction, pool_latent, reduce
-from g2tr_core.reduction.methods import Selection
-from g2tr_core.reduction.methods.controls import CONTROLS, Control
+from g2tr_core.reduction import Reduction, pool_latent, reduce
 
 NO_NUMBER: list[Any] = [True, None, "0.5", float("nan"), float("inf"), -float("inf"), 1j, [1], torch.tensor(0.5)]
 BAD_SETTINGS = {
@@ -22,7 +20,7 @@ BAD_SETTINGS = {
     "budget": [None, False, "all", "", 0.5],
     "auto_similarity": [*NO_NUMBER, 0.0, -0.9, 1.0, 2],
     "auto_min_ratio": [*NO_NUMBER, 0.0, -0.1, 1.5],
-    "selection": [None, True, "", "Balanced", "best", 1, ["diverse"]],
+    "method": [None, True, "", "G2TR", "best", 1, ["diverse"]],
     "seed": [None, True, -1, 1.0, "0", 2**64],
 }
 
@@ -43,17 +41,9 @@ def test_auto_bounds_must_not_cross() -> None:
 def test_good_settings() -> None:
     assert Reduction() == Reduction(0.5, 32, 2, "mean", 1.0, "ratio")
     assert Reduction(keep_ratio=1, merge_scaling=2, min_tokens=10**9).is_identity
-    assert not Reduction(keep_ratio=0.999).is_identity
+    assert Reduction(keep_ratio=1.0).needs == frozenset() == Reduction(method="uniform").needs
+    assert not Reduction(keep_ratio=0.999).is_identity and Reduction(keep_ratio=0.999).needs == {"latent"}
     assert not Reduction(keep_ratio=1.0, budget="auto").is_identity
-
-
-def test_selections_for_people_are_named_and_controls_are_taken_but_not_named() -> None:
-    assert tuple(SELECTIONS) == get_args(Selection) == ("balanced", "uniform", "diverse", "guided-diverse")
-    assert tuple(CONTROLS) == get_args(Control)
-    for name in (*SELECTIONS, *CONTROLS):
-        assert Reduction(selection=name, seed=2**64 - 1).selection == name
-    with pytest.raises(SettingsError, match=r"Choose one of: balanced, uniform, diverse, guided-diverse\.$"):
-        Reduction(selection="bset")
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
@@ -81,9 +71,11 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ("grid", (12,)),
         ("grid", (3, 4.0)),
         ("grid", (-3, -4)),
+        ("anchors", None),
         ("anchors", torch.zeros(4, 7)),
         ("anchors", torch.zeros(4, 8, dtype=torch.bfloat16)),
         ("anchors", torch.zeros(4, 8, device="meta")),
+        ("anchor_grid", None),
         ("anchor_grid", (3, 2)),
         ("anchor_grid", (0, 4)),
         ("priority", torch.zeros(4, 3)),

@@ -11,16 +11,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from g2tr_core.reduction import SELECTIONS, Reduced, Reduction, pool_latent, reduce
+from g2tr_core.reduction import Reduced, Reduction, pool_latent, reduce
+from g2tr_core.reduction.methods import METHODS
 
 GRID, ANCHOR_GRID = (9, 7), (4, 3)
+DRAWN = ("random", "shuffled-anchors")  # on the host, whatever the device
 WAYS = [
     pytest.param(Reduction(min_tokens=1), id="published"),
     pytest.param(Reduction(min_tokens=1, keep_ratio=0.1), id="fewer-tokens-than-cells"),
     pytest.param(Reduction(min_tokens=1, merge="none", merge_scaling=2.0), id="no-merging"),
     pytest.param(Reduction(keep_ratio=1.0), id="identity"),
-    pytest.param(Reduction(min_tokens=1, selection="diverse"), id="diverse"),
-    pytest.param(Reduction(min_tokens=1, selection="guided-diverse"), id="guided-diverse"),
+    *(pytest.param(Reduction(min_tokens=1, method=name), id=name) for name in METHODS if name not in DRAWN),
 ]
 
 
@@ -73,12 +74,12 @@ def test_auto_reads_one_number_back() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_cuda_does_not_wait_and_agrees_with_the_cpu(dtype: torch.dtype, selection: Any) -> None:
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DRAWN])
+def test_cuda_does_not_wait_and_agrees_with_the_cpu(dtype: torch.dtype, name: str) -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(63, 64, generator=random).to(dtype)
     anchors = torch.randn(12, 64, generator=random).to(dtype)
-    how = Reduction(min_tokens=1, selection=selection)
+    how = Reduction(min_tokens=1, method=name)
     on_cuda = (features.cuda(), GRID, anchors.cuda(), ANCHOR_GRID, how)
     torch.cuda.set_sync_debug_mode("error")
     try:

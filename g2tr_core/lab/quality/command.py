@@ -17,6 +17,7 @@ from ... import checks
 from ...embedded import CHECKPOINT
 from ...errors import SettingsError
 from ...generation.settings import Decoding, Sampling
+from ...reduction.methods import method_name
 from ...run import Progress
 from ...umm.contract import UnifiedModel
 from . import answers, edits, markdown, plot
@@ -74,7 +75,7 @@ def _run(
     console: Console,
 ) -> str:
     out = Path(args.out)
-    edited_under = conditions(args.ratios or RATIOS, args.selections or CHOICES, args.merges or MERGES)
+    edited_under = conditions(args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES)
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
     sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
@@ -121,7 +122,15 @@ def parser() -> ArgumentParser:
     parser.add_argument("--edits", type=_count, metavar="N", help=f"how many, 0 for none ({EDITS}; own: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the world's scenes and the bootstrap (0)")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="X", help="only these keep ratios beside 1")
-    parser.add_argument("--selections", nargs="+", choices=CHOICES, metavar="NAME", help=", ".join(CHOICES))
+    parser.add_argument(
+        "--methods",
+        "--selections",
+        nargs="+",
+        type=method_name,
+        choices=CHOICES,
+        metavar="NAME",
+        help=", ".join(CHOICES),
+    )
     parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
     parser.add_argument("--steps", type=int, metavar="N", help="of denoising an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")

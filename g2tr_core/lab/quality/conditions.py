@@ -1,4 +1,4 @@
-"""What is compared: keep ratio, selection and merging, beside all visual tokens and none at all."""
+"""What is compared: keep ratio, method and merging, beside all visual tokens and none at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from ...reduction import SELECTIONS, Reduction
-from ...reduction.methods.controls import CONTROLS
+from ...reduction import Reduction
+from ...reduction.methods import METHODS
 from ...umm.contract import UnifiedModel
 from ...umm.reading import EncodedInputs, EncodedPicture, Reading
 from ...umm.registry import Purpose
@@ -20,12 +20,12 @@ class Condition:
 
     Args:
         ratio: share of the visual tokens that stay.
-        selection: which ones, by name.
+        method: which ones, by name.
         merge: what becomes of the others.
     """
 
     ratio: float
-    selection: str
+    method: str
     merge: str
 
 
@@ -35,14 +35,14 @@ GUESS = Condition(0.0, "the question alone", "none")  # no model: what is most o
 ENDS = (FULL, FLOOR, GUESS)
 
 RATIOS = (0.75, 0.5, 0.25, 0.1)
-CHOICES = (*SELECTIONS, *CONTROLS)
+CHOICES = tuple(METHODS)
 MERGES = ("mean", "none")
 
 
-def conditions(ratios: Sequence[float], selections: Sequence[str], merges: Sequence[str]) -> list[Condition]:
+def conditions(ratios: Sequence[float], methods: Sequence[str], merges: Sequence[str]) -> list[Condition]:
     """All combinations of ratios below 1, between all visual tokens (first) and none (last)."""
     below = [ratio for ratio in dict.fromkeys(ratios) if ratio < FULL.ratio]
-    return [FULL, *(Condition(*each) for each in product(below, dict.fromkeys(selections), merges)), FLOOR]
+    return [FULL, *(Condition(*each) for each in product(below, dict.fromkeys(methods), merges)), FLOOR]
 
 
 def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, purpose: Purpose, seed: int) -> Reading:
@@ -53,7 +53,7 @@ def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, pur
         encoding: of the picture; shared by all conditions.
         condition: how.
         purpose: what for.
-        seed: of selections that draw lots; one a picture, so that they do not draw the same for all of them.
+        seed: of methods that draw at random; one a picture, so that they do not draw the same for all of them.
     """
     if condition == FULL:
         whole: Reading = model.read(encoding, purpose=purpose)
@@ -61,7 +61,7 @@ def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, pur
     if condition == FLOOR:
         blind: Reading = model.read(without_visual_tokens(encoding), purpose=purpose)
         return blind
-    chosen: dict[str, Any] = {"selection": condition.selection, "merge": condition.merge}
+    chosen: dict[str, Any] = {"method": condition.method, "merge": condition.merge}
     how = Reduction(keep_ratio=condition.ratio, min_tokens=1, seed=seed, **chosen)
     reduced: Reading = model.read(encoding, how, purpose=purpose)
     return reduced

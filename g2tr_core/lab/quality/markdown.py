@@ -12,7 +12,7 @@ from .gates import Gate
 from .summary import NEEDING, OVERALL, SHARES, Key, Line, Summary
 
 PAPER = {"BAGEL": "99.0 %", "InternVL-U": "94.9 %"}  # of the accuracy with all tokens, at half of them
-HALF = Condition(0.5, "balanced", "mean")
+HALF = Condition(0.5, "g2tr", "mean")
 TITLES = {
     "accuracy": "Right answers, %",
     "closer": "Edits nearer to the target than to the source, %",
@@ -32,7 +32,7 @@ READING = (
     f"Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back. Each "
     "interval is for itself: among many cells, some differences stand out by chance."
 )
-AGAINST = "Difference to the paper's selection at the same ratio and merging, bold where its interval is without 0:"
+AGAINST = "Difference to the paper's method at the same ratio and merging, bold where its interval is without 0:"
 ADDED = "What the latent adds to diversity, guided-diverse less diverse:"
 
 
@@ -75,12 +75,12 @@ def _half(summary: Summary) -> list[str]:
         ("this run", f"{_value(line.to_full, 100)} %"),
         *((f"paper, {name}", share) for name, share in PAPER.items()),
     ]
-    note = "Accuracy with half of the tokens (the paper's selection, merged) relative to that with all:"
+    note = "Accuracy with half of the tokens (the paper's method, merged) relative to that with all:"
     return ["## At 50 %", note, table(("", "relative accuracy"), rows)]
 
 
 def _measure(summary: Summary, measure: str, details: bool) -> list[str]:
-    """The tables of one measure: by ratio; then against the paper's selection, and by kind at half the tokens."""
+    """The tables of one measure: by ratio; then against the paper's method, and by kind at half the tokens."""
     scale = 100 if measure in SHARES else 1
     of_all, of_needing = (
         {key.condition: line for key, line in summary.items() if key[:2] == (measure, group)}
@@ -94,9 +94,9 @@ def _measure(summary: Summary, measure: str, details: bool) -> list[str]:
     ceiling = summary.get(Key(f"ceiling_{measure}", OVERALL, FULL))
     if ceiling is not None:
         parts.append(f"The target through the autoencoder and back: {_value(ceiling.value, scale)} dB.")
-    rivals = {condition: line for condition, line in of_all.items() if line.minus_balanced}
+    rivals = {condition: line for condition, line in of_all.items() if line.minus_g2tr}
     if details and rivals:
-        parts += [AGAINST, _by_ratio(rivals, lambda line: _difference(line.minus_balanced, scale), ends=False)]
+        parts += [AGAINST, _by_ratio(rivals, lambda line: _difference(line.minus_g2tr, scale), ends=False)]
     guided = {condition: line for condition, line in of_all.items() if line.minus_diverse}
     if details and guided:
         parts += [ADDED, _by_ratio(guided, lambda line: _difference(line.minus_diverse, scale), ends=False)]
@@ -110,27 +110,27 @@ def _only_needing(summary: Summary, measure: str) -> str:
 
 
 def _by_ratio(lines: Mapping[Condition, Line], cell: Callable[[Line], str], *, ends: bool) -> str:
-    """One row a selection, one column a ratio; with `ends`, all tokens and none are columns too."""
+    """One row a method, one column a ratio; with `ends`, all tokens and none are columns too."""
     between = [condition for condition in lines if condition not in ENDS]
     ratios = sorted({condition.ratio for condition in between}, reverse=True)
     columns = [*((1.0,) if ends else ()), *ratios, *((0.0,) if ends else ())]
     rows = []
-    for selection, merge in dict.fromkeys((condition.selection, condition.merge) for condition in between):
-        of_row = [{1.0: FULL, 0.0: FLOOR}.get(ratio, Condition(ratio, selection, merge)) for ratio in columns]
-        rows.append((selection, merge, *(cell(lines[each]) if each in lines else "" for each in of_row)))
+    for method, merge in dict.fromkeys((condition.method, condition.merge) for condition in between):
+        of_row = [{1.0: FULL, 0.0: FLOOR}.get(ratio, Condition(ratio, method, merge)) for ratio in columns]
+        rows.append((method, merge, *(cell(lines[each]) if each in lines else "" for each in of_row)))
     if not rows and ends:
         rows.append(("", "", cell(lines[FULL]), cell(lines[FLOOR])))
     titles = ["none" if ratio == 0 else f"{100 * ratio:g} %" for ratio in columns]
-    return table(("selection", "merge", *titles), rows)
+    return table(("method", "merge", *titles), rows)
 
 
 def _by_kind(summary: Summary, measure: str, scale: int) -> str:
-    """One row a type or class: all tokens, none, and every merged selection at half of them."""
+    """One row a type or class: all tokens, none, and every method that merges at half of them."""
     kinds = list(dict.fromkeys(key.kind for key in summary if key.measure == measure))
     halves = [key.condition for key in summary if key[:2] == (measure, OVERALL)]
     halves = [condition for condition in halves if (condition.ratio, condition.merge) == (HALF.ratio, HALF.merge)]
     shown = {"all tokens": Key(measure, "", FULL), "none": Key(measure, "", FLOOR)}
-    shown |= {f"{half.selection}, 50 %": Key(measure, "", half) for half in halves}
+    shown |= {f"{half.method}, 50 %": Key(measure, "", half) for half in halves}
     besides = {"question alone": Key(measure, "", GUESS), "ceiling": Key(f"ceiling_{measure}", "", FULL)}
     shown |= {title: key for title, key in besides.items() if key._replace(kind=OVERALL) in summary}
     rows = [

@@ -1,4 +1,4 @@
-"""The result as a picture: what is left of answers and edits at each ratio, one line a selection."""
+"""The result as a picture: what is left of answers and edits at each ratio, one line a method."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...figures.theme import BRIGHT, MATPLOTLIB, as_hex
+from ...reduction.methods import METHODS
 from .conditions import ENDS, FLOOR, FULL, GUESS, Condition
 from .summary import NEEDING, OVERALL, Key, Line, Summary
 
@@ -19,22 +20,12 @@ PANELS = {  # a measure, its title, and what its values are multiplied with
     "inside": ("inside of the edit, PSNR in dB", 1),
     "outside": ("outside of the edit, PSNR in dB", 1),
 }
-STYLES = {  # colour and line: selections that users can choose are solid, controls dashed or dotted
-    "balanced": ("tab:blue", "-"),
-    "diverse": ("tab:green", "-"),
-    "guided-diverse": ("tab:red", "-"),
-    "flipped": ("tab:blue", "--"),
-    "shuffled-anchors": ("tab:cyan", "--"),
-    "random": ("tab:gray", ":"),
-    "uniform": ("tab:olive", ":"),
-    "norm": ("tab:orange", ":"),
-}
 DODGE = 0.4  # percent of tokens between the error bars of neighbours
 
 
 @rc_context(MATPLOTLIB)
 def draw(summary: Summary, path: Path) -> None:
-    """Draw the measures that the summary has, with intervals; selections that merge, where any do."""
+    """Draw the measures that the summary has, with intervals; methods that merge, where any do."""
     measures = [measure for measure in PANELS if Key(measure, OVERALL, FULL) in summary]
     columns = min(2, len(measures))
     rows = -(-len(measures) // columns)
@@ -54,27 +45,27 @@ def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) 
     merges = {condition.merge for condition in lines if condition not in ENDS}
     merge = "mean" if "mean" in merges else "none"
     chosen = [condition for condition in lines if condition.merge == merge and condition not in ENDS]
-    selections = list(dict.fromkeys(condition.selection for condition in chosen))
-    for index, selection in enumerate(selections):
-        points = [FULL, *sorted((c for c in chosen if c.selection == selection), key=lambda c: -c.ratio)]
+    methods = list(dict.fromkeys(condition.method for condition in chosen))
+    for index, method in enumerate(methods):
+        points = [FULL, *sorted((c for c in chosen if c.method == method), key=lambda c: -c.ratio)]
         values = [lines[condition].value for condition in points]
-        colour, style = STYLES[selection]
+        style = METHODS[method]
         axes.errorbar(
-            [100 * condition.ratio + DODGE * (index - len(selections) / 2) for condition in points],
+            [100 * condition.ratio + DODGE * (index - len(methods) / 2) for condition in points],
             [scale * value.mean for value in values],
             [[scale * (v.mean - v.low) for v in values], [scale * (v.high - v.mean) for v in values]],
-            color=colour,
-            linestyle=style,
+            color=style.colour,
+            linestyle=style.line,
             marker="o",
             markersize=3,
             linewidth=1.4,
             capsize=2,
-            label=selection,
+            label=method,
         )
     axes.axhline(scale * lines[FLOOR].value.mean, color=as_hex(BRIGHT), linewidth=0.8, label="no visual tokens")
     if GUESS in lines:
         axes.axhline(
-            scale * lines[GUESS].value.mean, color=as_hex(BRIGHT), linewidth=0.8, linestyle=":", label=GUESS.selection
+            scale * lines[GUESS].value.mean, color=as_hex(BRIGHT), linewidth=0.8, linestyle=":", label=GUESS.method
         )
     axes.set(title=title, xlabel=f"visual tokens kept, % ({'merged' if merge == 'mean' else 'not merged'})")
     axes.set_xlim(103, 0)

@@ -24,7 +24,7 @@ def evaluate(learner: Learner, examples: Sequence[Example], questions: list[list
     scores: dict[str, list[float]] = defaultdict(list)
     for begin in range(0, len(examples), 32):
         part, asked = examples[begin : begin + 32], questions[begin : begin + 32]
-        _, visual = learner.see(part)
+        _, visual = learner.visual_tokens(part)
         for question, right in zip(
             (q for group in asked for q in group), _answers(learner, visual, asked), strict=True
         ):
@@ -40,7 +40,7 @@ def evaluate(learner: Learner, examples: Sequence[Example], questions: list[list
 def _answers(learner: Learner, visual: Tensor, asked: list[list[Question]]) -> list[bool]:
     """Whether greedy decoding would give each answer: all its tokens are the likeliest behind the right ones."""
     texts = learner.writer.write([(q.text, (), q.answer) for group in asked for q in group])
-    hidden, _ = learner.say(learner.understand(visual), texts, len(asked[0]))
+    hidden, _ = learner.text_rows(learner.question_prefix(visual), texts, len(asked[0]))
     likeliest = learner.network.language_model.lm_head(hidden).argmax(-1)
     right: list[bool] = ((likeliest == texts.answers) | (texts.answers == -100)).all(1).tolist()
     return right
@@ -50,12 +50,12 @@ def _edits(learner: Learner, visual: Tensor, part: Sequence[Example], scores: di
     targets = [target for one in part for target in one.targets]
     group = len(part[0].targets)
     source = torch.stack([one.latent for one in part])
-    prefix = learner.behold(visual, source)
+    prefix = learner.edit_prefix(visual, source)
     texts = learner.writer.write([(target.edit.instruction, (), None) for target in targets])
     clean, changed = (torch.stack([getattr(target, name) for target in targets]) for name in ("latent", "changed"))
     latent = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
     for now, after in pairwise(flow_times(STEPS, learner.recipe.shift)):
-        velocity = learner.paint(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device)).velocity
+        velocity = learner.denoise(prefix, texts, group, latent, now.expand(len(clean)).to(clean.device)).velocity
         latent = latent - velocity * (now - after)
     to_target = (latent - clean).square().mean(-1)  # [B, 49]
     to_source = (latent - source.repeat_interleave(group, 0)).square().mean(-1)

@@ -127,7 +127,7 @@ class Factory:
             for i, scene in enumerate(sources)
         ]
 
-    def glimpses(self, count: int) -> tuple[Tensor, list[Labels]]:
+    def extra_pictures(self, count: int) -> tuple[Tensor, list[Labels]]:
         """Patches [B, 64, 588] of new scenes and what they show."""
         sources = list(islice(self.scenes, count))
         drawn = render(sources, self.device)

@@ -113,7 +113,7 @@ def _configuration(vocabulary: int) -> dict[str, dict[str, Any]]:
         "scale_factor": SCALE,
         "shift_factor": SHIFT,
     }
-    painting = {"steps": STEPS, "timestep_shift": Recipe().shift, "text_scale": 1.0, "image_scale": 1.0}
+    made = {"steps": STEPS, "timestep_shift": Recipe().shift, "text_scale": 1.0, "image_scale": 1.0}
     whole = {
         "model_type": "bagel",
         "visual_gen": True,
@@ -130,7 +130,7 @@ def _configuration(vocabulary: int) -> dict[str, dict[str, Any]]:
             "vae_groups": GROUPS,
             "vae_resize": [config.vae_resize.max_side, config.vae_resize.min_side, config.vae_resize.stride],
             "vit_resize": [config.vit_resize.max_side, config.vit_resize.min_side, config.vit_resize.stride],
-            "sampling": {"edit": painting, "imagine": painting | {"interval": [0.0, 1.0]}},
+            "sampling": {"edit": made, "imagine": made | {"interval": [0.0, 1.0]}},
         },
     }
     return {"config.json": whole, "llm_config.json": language, "vit_config.json": vision}

@@ -1,9 +1,9 @@
 """One step's losses: answers, flow, and the three kinds of help that only training has.
 
 The helps are dense labels (what each patch shows, read off the visual tokens by heads that are thrown away), foresight
-(the same for the cells of an edit's target, read off the rows that paint them, halfway through the decoder) and
+(the same for the cells of an edit's target, read off the rows that denoise them, halfway through the decoder) and
 grounding (where one attention head should look: a word at its object, the end of a sentence at all that it is about, a
-cell to be painted at the picture's own cell or, where the edit changes it, at the instruction).
+cell to be generated at the picture's own cell or, where the edit changes it, at the instruction).
 """
 
 from __future__ import annotations
@@ -96,25 +96,25 @@ class Learner:
 
     # Blocks
 
-    def look(self, patches: Tensor) -> Tensor:
+    def encode(self, patches: Tensor) -> Tensor:
         """Patches [B, 64, 588] -> visual tokens [B, 64, C] without positions."""
         with sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext():  # a fifth of the time there
             return self.network.visual_features(patches, self.vit_cells)
 
-    def see(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    def visual_tokens(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Visual tokens [B, 64, C] without positions, and the ViT block [B, 66, C]."""
-        features = self.look(torch.stack([one.patches for one in examples]))
+        features = self.encode(torch.stack([one.patches for one in examples]))
         placed = features + self.network.vit_pos_embed(self.vit_cells, features)
         start, end = self.network.markers(self.device).expand(len(examples), -1, -1).split(1, dim=1)
         return features, torch.cat((start, placed, end), dim=1)
 
-    def understand(self, visual: Tensor) -> Prefix:
+    def question_prefix(self, visual: Tensor) -> Prefix:
         """The context of questions: the ViT block alone."""
         prefix = Prefix()
         self._remember(Block(visual, None, torch.zeros(1, device=self.device), 1, causal=False), prefix)
         return prefix
 
-    def behold(self, visual: Tensor, latent: Tensor) -> Prefix:
+    def edit_prefix(self, visual: Tensor, latent: Tensor) -> Prefix:
         """The context of edits: the latent block [B, 49, 64], then the ViT block. Rows: markers, ViT, latent."""
         batch = len(visual)
         und = torch.cat((self.network.markers(self.device).expand(batch, -1, -1), visual), dim=1)
@@ -127,7 +127,7 @@ class Learner:
         self._remember(Block(und, gen, is_visual.float(), 2, causal=False), prefix)
         return prefix
 
-    def say(self, prefix: Prefix, texts: Texts, group: int) -> tuple[Tensor, Suffix]:
+    def text_rows(self, prefix: Prefix, texts: Texts, group: int) -> tuple[Tensor, Suffix]:
         """Questions and answers behind pictures: hidden rows [B·group, n, C]."""
         und = self.network.language_model.model.embed_tokens(texts.ids)
         rows = und.shape[1]
@@ -138,7 +138,7 @@ class Learner:
         hidden, _ = self.network.language_model.model(Block(und, None, positions, rows, causal=True), memory)
         return hidden, memory
 
-    def paint(self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor) -> Denoised:
+    def denoise(self, prefix: Prefix | None, texts: Texts, group: int, noisy: Tensor, time: Tensor) -> Denoised:
         """Noisy latents [B·group, 49, 64] at times [B·group], behind pictures and instructions."""
         count, rows = texts.ids.shape
         position = 0.0 if prefix is None else 2.0
@@ -189,7 +189,7 @@ class Learner:
         """Cross-entropy of the answers, and grounding of the questions."""
         group = len(questions[0])
         texts = self.writer.write([(q.text, q.marks, q.answer) for asked in questions for q in asked])
-        hidden, memory = self.say(self.understand(visual), texts, group)
+        hidden, memory = self.text_rows(self.question_prefix(visual), texts, group)
         known = texts.answers != -100
         logits = self.network.language_model.lm_head(hidden[known]).float()
         return {
@@ -202,42 +202,42 @@ class Learner:
         recipe = self.recipe
         targets = [target for one in examples for target in one.targets]
         group = len(examples[0].targets)
-        prefix = self.behold(visual, torch.stack([one.latent for one in examples]))
+        prefix = self.edit_prefix(visual, torch.stack([one.latent for one in examples]))
         texts = self.writer.write([(target.edit.instruction, target.edit.marks, None) for target in targets])
         clean = torch.stack([target.latent for target in targets])
         changed = torch.stack([target.changed for target in targets])
-        painting, truth = self._flow(prefix, texts, group, clean)
+        made, truth = self._flow(prefix, texts, group, clean)
         weight = 1 + (recipe.changed_weight - 1) * changed.float()
-        error = (painting.velocity - truth).square().mean(-1)
+        error = (made.velocity - truth).square().mean(-1)
         before = prefix.rows[0][0].shape[1]
         rows = texts.ids.shape[1]
-        looks = painting.memory.looks[recipe.ground_cells][:, rows + 2 :]  # [B, 49, P + n]
+        attended = made.memory.attended[recipe.ground_cells][:, rows + 2 :]  # [B, 49, P + n]
         own = before - self.latent_rows + self.latent_cells  # each cell's row in the picture's latent block
         last = before + texts.lengths - 2  # the sentence's punctuation
-        at_source = looks.gather(2, own.expand(len(targets), -1)[..., None]).squeeze(2)
-        at_text = looks.gather(2, last[:, None, None].expand(-1, self.latent_rows, 1)).squeeze(2)
+        at_source = attended.gather(2, own.expand(len(targets), -1)[..., None]).squeeze(2)
+        at_text = attended.gather(2, last[:, None, None].expand(-1, self.latent_rows, 1)).squeeze(2)
         looked = -(torch.where(changed, at_text, at_source) * weight).sum() / weight.sum()
-        halfway = F.rms_norm(painting.halfway, painting.halfway.shape[-1:])
+        halfway = F.rms_norm(made.halfway, made.halfway.shape[-1:])
         foreseen = self.foresight.losses(halfway, [target.labels for target in targets], weight)
         return {
             "flow": (error * weight).sum() / weight.sum(),
             **{f"foreseen_{name}": foreseen[name] for name in ("kind", "color", "place")},
-            "ground_edit": self._grounding(painting.memory, texts, examples, group, first=3),
+            "ground_edit": self._grounding(made.memory, texts, examples, group, first=3),
             "ground_cells": looked,
         }
 
     def caption_loss(self, captions: Sequence[Caption]) -> dict[str, Tensor]:
         """Squared error of the velocity of pictures from text alone."""
         texts = self.writer.write([(one.text, (), None) for one in captions])
-        painting, truth = self._flow(None, texts, 1, torch.stack([one.latent for one in captions]))
-        return {"caption": F.mse_loss(painting.velocity, truth)}
+        made, truth = self._flow(None, texts, 1, torch.stack([one.latent for one in captions]))
+        return {"caption": F.mse_loss(made.velocity, truth)}
 
     def _flow(self, prefix: Prefix | None, texts: Texts, group: int, clean: Tensor) -> tuple[Denoised, Tensor]:
         chance = torch.randn(len(clean), device=self.device).sigmoid()
         time = self.recipe.shift * chance / (1 + (self.recipe.shift - 1) * chance)
         noise = torch.randn_like(clean)
         noisy = (1 - time[:, None, None]) * clean + time[:, None, None] * noise
-        return self.paint(prefix, texts, group, noisy, time), noise - clean
+        return self.denoise(prefix, texts, group, noisy, time), noise - clean
 
     def _grounding(self, memory: Suffix, texts: Texts, examples: Sequence[Example], group: int, first: int) -> Tensor:
         """Mean cross-entropy between where marked words look and where their objects are; ViT rows begin at `first`."""
@@ -253,8 +253,8 @@ class Learner:
             for index, (_, _, objects) in enumerate(marks):
                 chosen[index, list(objects)] = 1 / len(objects)
             where = (covers[sentence // group] @ chosen.to(self.device)[..., None]).squeeze(2)  # [M, 64]
-            looks = memory.looks[layer][sentence, row, first : first + where.shape[1]]
-            loss = loss - (where * looks).sum(-1).mean()
+            attended = memory.attended[layer][sentence, row, first : first + where.shape[1]]
+            loss = loss - (where * attended).sum(-1).mean()
         return loss
 
 

@@ -48,14 +48,14 @@ class Suffix:
         prefix: rows of the pictures, all seen by all, or None where there are none.
         group: how many a picture.
         mask: [B·group or 1, n, n], added to the logits of a sequence's own rows.
-        watched: layers whose first head's attention is kept in `looks`, log probabilities [B·group, n, P + n] fp32.
+        watched: layers whose first head's attention is kept in `attended`, log probabilities [B·group, n, P + n] fp32.
     """
 
     prefix: Prefix | None
     group: int
     mask: Tensor
     watched: tuple[int, ...] = ()
-    looks: dict[int, Tensor] = field(default_factory=dict)
+    attended: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
@@ -82,7 +82,7 @@ class Suffix:
 
     def _watch(self, layer: int, logits: Tensor) -> Tensor:
         if layer in self.watched:
-            self.looks[layer] = logits[:, 0].float().log_softmax(dim=-1).flatten(0, 1)
+            self.attended[layer] = logits[:, 0].float().log_softmax(dim=-1).flatten(0, 1)
         return logits
 
 

@@ -102,14 +102,14 @@ class Lessons:
 
     def sight(self, learner: Learner) -> dict[str, Tensor]:
         """The losses of seeing alone."""
-        patches, labels = self.factory.glimpses(self.recipe.glimpses)
-        return learner.heads.losses(learner.look(patches), labels)
+        patches, labels = self.factory.extra_pictures(self.recipe.extra_pictures)
+        return learner.heads.losses(learner.encode(patches), labels)
 
     def losses(self, learner: Learner) -> dict[str, Tensor]:
         """The losses of one step."""
         examples = self.scenes.draw(self.recipe.scenes)
         questions = [self.factory.questions(one.scene, self.recipe.questions) for one in examples]
-        _, visual = learner.see(examples)
+        _, visual = learner.visual_tokens(examples)
         losses = self.sight(learner)
         losses |= learner.answer_loss(visual, examples, questions)
         losses |= learner.flow_loss(visual, examples)

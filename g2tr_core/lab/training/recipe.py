@@ -37,7 +37,7 @@ class Recipe:
         questions: a picture.
         edits: a picture.
         captions: pictures painted from text alone, a step.
-        glimpses: more pictures a step, for the dense labels alone: seeing takes more pictures than talking.
+        extra_pictures: more pictures a step, for the dense labels alone: seeing takes more pictures than talking.
         warm_up: seconds at the start in which the network does nothing but see.
         reuse: how many steps a rendered and encoded picture serves, each time with other questions, noise and times.
         question_weights, edit_weights: how often each kind comes.
@@ -51,7 +51,7 @@ class Recipe:
     questions: int = 6
     edits: int = 5
     captions: int = 8
-    glimpses: int = 32
+    extra_pictures: int = 32
     warm_up: float = 240.0
     reuse: int = 4
     question_weights: dict[str, float] = field(
@@ -70,7 +70,7 @@ class Recipe:
     foresight: float = 1.0
     grounding: float = 0.5
     flow: float = 1.0
-    ground_nouns: int = 2  # the layer in which a noun's word looks at its object
-    ground_finals: int = 3  # … in which the end of a sentence looks at all that it is about
-    ground_cells: int = 5  # … in which a cell to be painted looks at the picture's cell or at the instruction
+    ground_nouns: int = 2  # the layer in which a noun's word attends to its object
+    ground_finals: int = 3  # … in which the end of a sentence attends to all that it is about
+    ground_cells: int = 5  # … in which a cell to be generated attends to the picture's cell or to the instruction
     foresee: int = 5  # … behind which it knows what it will show

@@ -1,56 +1,51 @@
-"""The selections by name: those that a person may choose, and the controls that the experiment adds."""
+"""Every method by name. A new one is a file and a line in `_FILES`; everything else reads it from here."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from collections.abc import Mapping
+from importlib import import_module
 
 from ...checks import one_of
-from ..contract import Candidates, Selector
-from ..ranking import select_balanced
-from . import uniform
-from .controls import CONTROLS, Control
-from .diverse import select_diverse, trust_of
+from ..contract import Method
 
-Selection = Literal["balanced", "uniform", "diverse", "guided-diverse"]
+_FILES = (  # in the order in which they are offered and drawn
+    "g2tr",
+    "uniform",
+    "diverse",
+    "guided_diverse",
+    "controls.flipped",
+    "controls.shuffled_anchors",
+    "controls.random",
+    "controls.norm",
+)
 
-
-def balanced(candidates: Candidates, count: int) -> Tensor:
-    """The paper's: the best of each cell, then the best of the rest. See `Selector`."""
-    cells = len(candidates.anchors)
-    return select_balanced(candidates.scores, candidates.cell, cells, count, candidates.priority)
-
-
-def diverse(candidates: Candidates, count: int) -> Tensor:
-    """Tokens that are unlike each other, whatever the latent says. See `Selector`."""
-    return select_diverse(candidates.features, count, candidates.priority)
-
-
-def guided_diverse(candidates: Candidates, count: int) -> Tensor:
-    """Tokens that are unlike each other, those first that agree with the latent. See `Selector`."""
-    return select_diverse(candidates.features, count, candidates.priority, trust_of(candidates.scores))
-
-
-SELECTIONS: dict[str, Selector] = {
-    "balanced": balanced,
-    "uniform": uniform.select,
-    "diverse": diverse,
-    "guided-diverse": guided_diverse,
+METHODS: Mapping[str, Method] = {
+    found.name: found for found in (import_module(f".{file}", __name__).METHOD for file in _FILES)
 }
 
 
-def check_selection(name: object) -> None:
-    """Refuse anything but the name of a selection; the message lists those for people.
+def offered() -> tuple[str, ...]:
+    """Names of the methods that nodes and command offer: all but the controls."""
+    return tuple(name for name, known in METHODS.items() if not known.control)
+
+
+def described() -> str:
+    """What each offered method does, in a line for tooltips and help."""
+    return " ".join(f"{name}: {METHODS[name].summary}" for name in offered())
+
+
+def method(name: object) -> Method:
+    """The method of a name, controls among them.
 
     Raises:
-        SettingsError: there is none of that name.
+        SettingsError: there is none; lists those that are offered.
     """
-    if not isinstance(name, str) or name not in CONTROLS:
-        one_of("selection", name, tuple(SELECTIONS))
+    known = METHODS.get(name) if isinstance(name, str) else None
+    if known is None:
+        one_of("method", name, offered())
+    return METHODS[str(name)]
 
 
-def select(name: Selection | Control, candidates: Candidates, count: int) -> Tensor:
-    """Choose `count` of the candidates: [K] int64 token indices, ascending."""
-    selector = SELECTIONS.get(name) or CONTROLS[name]
-    return selector(candidates, count)
+def method_name(text: str) -> str:
+    """A method's name as a command line says it; the first name of the paper's is understood too."""
+    return "g2tr" if text == "balanced" else text

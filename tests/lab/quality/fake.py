@@ -38,7 +38,7 @@ class FakeModel:
 
     Args:
         needed: with fewer tokens it says "no" and paints nothing.
-        forgetful: this selection makes it fail at any ratio.
+        forgetful: this method makes it fail at any ratio.
     """
 
     def __init__(self, needed: int = 8, forgetful: str = "") -> None:
@@ -62,7 +62,7 @@ class FakeModel:
         return Reading(picture.prepared.pixels, count, reduction, purpose)
 
     def sees(self, reading: Reading) -> bool:
-        named = reading.reduction is not None and reading.reduction.selection == self.forgetful
+        named = reading.reduction is not None and reading.reduction.method == self.forgetful
         return reading.kept >= self.needed and not named
 
     def answer(self, reading: Reading, question: str, *, decoding: Any) -> Any:

@@ -37,18 +37,18 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_the_whole_experiment(bagel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results"
     arguments = ["bench", "quality", "--out", str(out), "--model", bagel, "--questions", "8", "--edits", "6", *SMALL]
-    chosen = ("balanced", "flipped", "uniform")
-    arguments += ["--ratios", "0.5", "--selections", *chosen]
+    chosen = ("g2tr", "flipped", "uniform")
+    arguments += ["--ratios", "0.5", "--methods", *chosen]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "## Right answers, %" in printed and "## Gates" in printed and "| selection |" in printed
+    assert "## Right answers, %" in printed and "## Gates" in printed and "| method |" in printed
 
     asked, edited = rows_of(out / "answers.csv"), rows_of(out / "edits.csv")
     assert len(asked) == 8 * (2 * len(chosen) + 3)  # all tokens, none, the question alone
     assert len(edited) == 6 * (2 * len(chosen) + 2)
     summary = rows_of(out / "summary.csv")
     assert {row["measure"] for row in summary} >= {"accuracy", "closer", "inside", "outside", "ceiling_outside"}
-    assert "Difference to the paper's selection" in (out / "quality.md").read_text(encoding="utf-8")
+    assert "Difference to the paper's method" in (out / "quality.md").read_text(encoding="utf-8")
     with Image.open(out / "quality.png") as plot:
         assert plot.width > 1000
 
@@ -106,7 +106,7 @@ def test_faults_are_told_before_a_model_is_loaded(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--out", "x", "--questions", "-1"], ["--out", "x", "--selections", "best"]])
+@pytest.mark.parametrize("arguments", [[], ["--out", "x", "--questions", "-1"], ["--out", "x", "--methods", "best"]])
 def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["bench", "quality", *arguments])

@@ -24,8 +24,8 @@ from g2tr_core.lab.quality.summary import NEEDING, OVERALL, Key, Summary, summar
 from tests.goldens import REPOSITORY
 from tests.lab.quality.fake import FakeModel, blurred, half_painted
 
-CONDITIONS = conditions((0.5, 0.25), ("balanced", "diverse"), ("mean",))
-HALF, QUARTER = Condition(0.5, "balanced", "mean"), Condition(0.25, "balanced", "mean")
+CONDITIONS = conditions((0.5, 0.25), ("g2tr", "diverse"), ("mean",))
+HALF, QUARTER = Condition(0.5, "g2tr", "mean"), Condition(0.25, "g2tr", "mean")
 GREY = Image.new("RGB", (20, 10), (128, 128, 128))
 
 
@@ -116,20 +116,20 @@ def test_kinds_that_need_tokens_are_told_apart(tmp_path: Path) -> None:
     assert "(20 items)" in page and "| those that need tokens | 20 |" in page
 
 
-def test_differences_are_to_balanced_and_to_all_tokens(tmp_path: Path) -> None:
+def test_differences_are_to_the_paper_and_to_all_tokens(tmp_path: Path) -> None:
     run = question_run(FakeModel(needed=4, forgetful="diverse"), tmp_path)
     run.run(lambda: None)
     summary = summary_of(run, "accuracy")
     line = summary[Key("accuracy", OVERALL, Condition(0.25, "diverse", "mean"))]
-    assert line.minus_balanced == line.minus_full == (-1, -1, -1) and line.to_full == (0, 0, 0)
-    balanced = summary[Key("accuracy", OVERALL, QUARTER)]
-    assert balanced.minus_balanced is None and balanced.to_full == (1, 1, 1)
+    assert line.minus_g2tr == line.minus_full == (-1, -1, -1) and line.to_full == (0, 0, 0)
+    paper = summary[Key("accuracy", OVERALL, QUARTER)]
+    assert paper.minus_g2tr is None and paper.to_full == (1, 1, 1)
     write_csv(summary, tmp_path / "summary.csv")
     with (tmp_path / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * len(CONDITIONS)
-    assert float(rows[4]["value"]) == 0 and float(rows[4]["minus_balanced_low"]) == -1
-    assert rows[3]["minus_balanced"] == "" and rows[3]["selection"] == "balanced"
+    assert float(rows[4]["value"]) == 0 and float(rows[4]["minus_g2tr_low"]) == -1
+    assert rows[3]["minus_g2tr"] == "" and rows[3]["method"] == "g2tr"
 
 
 def test_a_stopped_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:

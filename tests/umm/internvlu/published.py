@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from g2tr_core.reduction import Reduced, pool_latent
-from g2tr_core.reduction.anchors import cell_of_each_token
+from g2tr_core.reduction.anchors import cell_of_each_token, consistency_scores
 from g2tr_core.reduction.budget import share_of
 from g2tr_core.reduction.merging import merge_tokens, nearest_kept
 from g2tr_core.reduction.ranking import select_balanced
-from g2tr_core.reduction.scoring import consistency_scores
 from g2tr_core.umm.internvlu.anchors import widen
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.reading import EncodedPicture
@@ -79,8 +78,9 @@ def reduce_pack(model: InternVLU, pictures: Sequence[EncodedPicture], latents: S
     features, kept = torch.cat([picture.features for picture in pictures]), torch.cat(keep)
     assignment = nearest_kept(features, kept)
     merged = merge_tokens(features, kept, assignment, umm["umm_merge_scaling"])
+    owned = torch.bincount(assignment, minlength=len(features)).float()  # [N]
     reduced = [
-        Reduced(part, chosen - index * tokens, score, assignment[index * tokens : (index + 1) * tokens])
+        Reduced(part, chosen - index * tokens, score, assignment[index * tokens : (index + 1) * tokens], owned[chosen])
         for index, (part, chosen, score) in enumerate(
             zip(merged.split([len(chosen) for chosen in keep]), keep, scores, strict=True)
         )

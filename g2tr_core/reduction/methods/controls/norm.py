@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ...contract import Candidates
-from ...ranking import select_highest
+from ...contract import AfterEncoder, Candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def select(candidates: Candidates, count: int) -> Tensor:
-    """See `Selector`."""
-    norms = torch.linalg.vector_norm(candidates.features.float(), dim=1)  # [N]
+    """See `AfterEncoder`."""
+    from ...ranking import select_highest
+
+    norms = candidates.features.float().norm(dim=1)  # [N]
     return select_highest(norms, count, candidates.priority)
+
+
+METHOD = AfterEncoder(
+    name="norm",
+    summary="Control: the tokens of the largest norm.",
+    control=True,
+    colour="tab:orange",
+    line=":",
+    select=select,
+)

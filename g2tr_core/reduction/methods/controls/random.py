@@ -1,15 +1,30 @@
-"""Tokens drawn by lot, each as likely as any other."""
+"""Tokens drawn at random, each as likely as any other."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ...contract import Candidates
-from ...ranking import select_highest
+from ...contract import AfterEncoder, Candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def select(candidates: Candidates, count: int) -> Tensor:
-    """See `Selector`. A smaller count chooses some of what a larger one chooses with the same seed."""
-    lots = torch.rand(len(candidates.scores), generator=torch.Generator().manual_seed(candidates.seed))  # [N]
-    return select_highest(lots.to(candidates.scores.device), count, candidates.priority)
+    """See `AfterEncoder`. A smaller count chooses some of what a larger one chooses with the same seed."""
+    import torch
+
+    from ...ranking import select_highest
+
+    drawn = torch.rand(len(candidates.features), generator=torch.Generator().manual_seed(candidates.seed))  # [N]
+    return select_highest(drawn.to(candidates.features.device), count, candidates.priority)
+
+
+METHOD = AfterEncoder(
+    name="random",
+    summary="Control: tokens drawn at random.",
+    control=True,
+    colour="tab:gray",
+    line=":",
+    select=select,
+)

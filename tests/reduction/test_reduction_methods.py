@@ -1,9 +1,8 @@
-"""Selections other than the paper's: what holds for all of them, and what each of them is."""
+"""Methods other than the paper's, and what each of them is. What holds for all of them: `test_every_method`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -11,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from g2tr_core.reduction import SELECTIONS, Reduced, Reduction, reduce
-from g2tr_core.reduction.methods.controls import CONTROLS
-from g2tr_core.reduction.methods.diverse import trust_of
+from g2tr_core.reduction import Reduced, Reduction, reduce
+from g2tr_core.reduction.diversity import trust_of
 from g2tr_core.reduction.methods.uniform import thresholds
-from tests.reduction.random_pictures import Picture, pictures, ways, wishes
+from tests.reduction.random_pictures import Picture, pictures, ways
 
-names = st.sampled_from([*SELECTIONS, *CONTROLS])
 CPU = torch.device("cpu")
 
 
@@ -27,41 +24,19 @@ def some_picture(seed: int = 0, tokens: tuple[int, int] = (6, 8)) -> Picture:
     return Picture(features, tokens, torch.randn(12, 8, generator=random), (3, 4))
 
 
-@given(pictures(), ways(), names)
-def test_every_selection_gives_distinct_tokens_in_order(picture: Picture, how: Reduction, name: Any) -> None:
-    how = replace(how, selection=name)
-    out, again = picture.reduced(how), picture.reduced(how)
-    keep = out.keep.tolist()
-    assert keep == sorted(set(keep)) and keep[0] >= 0 and keep[-1] < len(picture.features)
-    assert len(keep) == how.count(picture.features)
-    assert torch.equal(out.features, again.features) and torch.equal(out.keep, again.keep)
-    assert torch.equal(out.scores, picture.reduced(replace(how, selection="balanced")).scores)
-
-
-@given(pictures(), ways(), names, st.data())
-def test_every_selection_honours_wishes(picture: Picture, how: Reduction, name: Any, data: st.DataObject) -> None:
-    tokens = len(picture.features)
-    wish = data.draw(st.lists(wishes, min_size=tokens, max_size=tokens))
-    keep = set(picture.reduced(replace(how, selection=name), torch.tensor(wish)).keep.tolist())
-    protected = {token for token in range(tokens) if wish[token] == 1}
-    sacrificed = {token for token in range(tokens) if wish[token] == -1}
-    assert protected <= keep or keep <= protected
-    assert not keep & sacrificed or keep >= set(range(tokens)) - sacrificed
-
-
 @settings(max_examples=50)
 @given(pictures((torch.float32,)), ways(), st.sampled_from(["diverse", "guided-diverse"]), st.integers(0, 2**31))
-def test_tokens_that_are_not_finite_rank_last(picture: Picture, how: Reduction, name: Any, seed: int) -> None:
+def test_tokens_that_are_not_finite_rank_last(picture: Picture, how: Reduction, name: str, seed: int) -> None:
     tokens = len(picture.features)
     broken = set(torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))[: tokens // 2].tolist())
     features = picture.features.clone()
     features[sorted(broken)] = torch.nan
-    keep = set(replace(picture, features=features).reduced(replace(how, selection=name)).keep.tolist())
+    keep = set(replace(picture, features=features).reduced(replace(how, method=name)).keep.tolist())
     assert not keep & broken or keep >= set(range(tokens)) - broken
 
 
 def farthest_plainly(features: Tensor, weight: Tensor, count: int) -> list[int]:
-    """Max-min selection, one token and one pair at a time, in double precision."""
+    """Max-min diversity, one token and one pair at a time, in double precision."""
     directions = torch.nn.functional.normalize(features.double(), dim=1)
     mean = torch.nn.functional.normalize(directions.mean(dim=0), dim=0)
     kept: list[int] = []
@@ -81,17 +56,17 @@ def farthest_plainly(features: Tensor, weight: Tensor, count: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(5))
 def test_diverse_keeps_the_farthest_token_each_time(seed: int, ratio: float) -> None:
     picture = some_picture(seed)
-    diverse = picture.reduced(Reduction(ratio, 1, selection="diverse"))
+    diverse = picture.reduced(Reduction(ratio, 1, method="diverse"))
     assert diverse.keep.tolist() == farthest_plainly(picture.features, torch.ones(48), len(diverse.keep))
-    guided = picture.reduced(Reduction(ratio, 1, selection="guided-diverse"))
+    guided = picture.reduced(Reduction(ratio, 1, method="guided-diverse"))
     assert guided.keep.tolist() == farthest_plainly(picture.features, trust_of(guided.scores), len(guided.keep))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["diverse", "guided-diverse"])
-def test_diverse_finds_each_kind_of_token_and_its_first(dtype: torch.dtype, name: Any) -> None:
+def test_diverse_finds_each_kind_of_token_and_its_first(dtype: torch.dtype, name: str) -> None:
     kinds = torch.linalg.qr(torch.randn(33, 33, generator=torch.Generator().manual_seed(0))).Q[:6].to(dtype)
-    out = reduce(kinds.repeat(8, 1), (8, 6), kinds[:1] * 0, (1, 1), Reduction(0.125, 1, selection=name))
+    out = reduce(kinds.repeat(8, 1), (8, 6), kinds[:1] * 0, (1, 1), Reduction(0.125, 1, method=name))
     assert out.keep.tolist() == list(range(6))
 
 
@@ -103,23 +78,23 @@ def test_trust_grows_with_the_score_and_has_no_scale() -> None:
     assert trust_of(torch.full((5,), 0.7)).tolist() == [0.5] * 5
 
 
-def kept(picture: Picture, name: Any, ratio: float = 0.25, seed: int = 0) -> list[int]:
-    out: Reduced = picture.reduced(Reduction(ratio, 1, selection=name, seed=seed))
+def kept(picture: Picture, name: str, ratio: float = 0.25, seed: int = 0) -> list[int]:
+    out: Reduced = picture.reduced(Reduction(ratio, 1, method=name, seed=seed))
     tokens: list[int] = out.keep.tolist()
     return tokens
 
 
-def test_flipped_is_balanced_on_the_negative_of_the_latent() -> None:
+def test_flipped_is_the_papers_on_the_negative_of_the_latent() -> None:
     picture = some_picture()
     turned = replace(picture, anchors=-picture.anchors)
-    assert kept(picture, "flipped") == kept(turned, "balanced") != kept(picture, "balanced")
+    assert kept(picture, "flipped") == kept(turned, "g2tr") != kept(picture, "g2tr")
 
 
 def test_shuffled_anchors_move_whole_anchors() -> None:
     picture = some_picture()
     places = torch.randperm(12, generator=torch.Generator().manual_seed(3))
     moved = replace(picture, anchors=picture.anchors[places])
-    assert kept(picture, "shuffled-anchors", seed=3) == kept(moved, "balanced") != kept(picture, "balanced")
+    assert kept(picture, "shuffled-anchors", seed=3) == kept(moved, "g2tr") != kept(picture, "g2tr")
 
 
 def test_random_varies_with_the_seed_alone() -> None:

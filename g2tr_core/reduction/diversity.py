@@ -1,0 +1,75 @@
+"""Diverse selection: tokens that are unlike each other, alone or (ours) weighted by the latent. Not in the paper.
+
+Farthest-point (max-min) selection on cosine distance: each step keeps the token whose most similar kept token is the
+least similar. All cosines are one matrix product, [N, N]; what remains a step is one row of it, in order, because each
+choice depends on the ones before. Nothing is read back to the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cosine import dot_products, inverse_norms
+from .masks import tier_and_bonus
+
+# fp32 rounding moves a cosine this much, differently on each device and from column to column of one product.
+_TIE = 1e-6
+_TAKEN = -9  # a rank below all others
+
+
+def select_diverse(features: Tensor, count: int, priority: Tensor | None = None, trust: Tensor | None = None) -> Tensor:
+    """Chooses `count` tokens one by one: protected ones, then ordinary ones, then sacrificed, the farthest first.
+
+    The gain of a token is (1 - its highest cosine with a kept token) · trust. The first token has none to compare with:
+    there the mean direction of all tokens stands in, so that it is the one least like the picture as a whole. Of tokens
+    within 1e-6 of the best gain the lowest index wins. A zero token is unlike every other; one that is not finite is
+    the last of its tier.
+
+    Args:
+        features: [N, C] tokens; fp32, bf16 or fp16.
+        count: K, at most N.
+        priority: as `Candidates`; what lies between -1 and +1 is added to the gain.
+        trust: [N] in 0 … 1, how much each token counts; None is 1 everywhere.
+
+    Returns:
+        [K] int64 token indices, ascending.
+    """
+    finite = features.isfinite().all(dim=1)  # [N]
+    whole = features.masked_fill(~finite[:, None], 0.0)  # [N, C]
+    scale = inverse_norms(whole)  # [N]
+    mean = (whole.float() * scale[:, None]).mean(dim=0, keepdim=True)  # [1, C]
+    cosines = dot_products(whole, whole).mul_(scale).mul_(scale[:, None])  # [N, N]
+
+    tier, bonus = tier_and_bonus(priority, scale)  # [N] each
+    ranks = 2 * tier - (~finite).long()  # [N]: a broken token comes after its tier and before the next
+    weight = torch.ones_like(scale) if trust is None else trust  # [N]
+
+    nearest = dot_products(whole.float(), mean)[:, 0] * scale * inverse_norms(mean)  # [N]
+    kept: list[Tensor] = []  # [1] each
+    for _ in range(count):
+        gain = (1 - nearest) * weight + bonus  # [N]
+        gain = gain.masked_fill(ranks < ranks.amax(), -torch.inf)
+        best = (gain >= gain.amax() - _TIE).view(torch.uint8).argmax(dim=0, keepdim=True)  # [1]
+        row = cosines.index_select(0, best)[0]  # [N]
+        nearest = torch.maximum(nearest, row) if kept else row
+        ranks.index_fill_(0, best, _TAKEN)
+        kept.append(best)
+    return torch.cat(kept).sort().values
+
+
+def trust_of(scores: Tensor) -> Tensor:
+    """How much a consistency score counts: the logistic function of its standard score within the picture.
+
+    A token of the average score has 0.5, one standard deviation above it 0.73. Consistency scores of one picture lie
+    close together at a level that depends on the model, so that only their order and spread within it say something.
+
+    Args:
+        scores: [N] fp32; NaN stays out of mean and deviation.
+
+    Returns:
+        [N] fp32 in 0 … 1; 0 for NaN, 0.5 everywhere where all scores are equal.
+    """
+    centred = scores - scores.nanmean()  # [N]
+    deviation = centred.square().nanmean().sqrt()
+    return (centred / deviation.clamp_min(_TIE)).sigmoid().nan_to_num(0.0)
