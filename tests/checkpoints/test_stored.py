@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from g2tr_core.checkpoints import stored as weights
+from g2tr_core.checkpoints.formats.registry import read_weights, refuse_unreadable
 from g2tr_core.checkpoints.stored import (
     check_device,
     check_tensors,
     find_safetensors,
-    plain,
     read_json,
-    refuse_quantised,
     stored_tensors,
 )
 from g2tr_core.errors import CheckpointError, SettingsError
@@ -135,7 +134,7 @@ def test_scaled_fp8_is_multiplied(tmp_path: Path, suffix: str, shape: tuple[int,
         "l.comfy_quant": torch.zeros(4, dtype=torch.uint8),
         "scaled_fp8": torch.zeros(0).to(torch.float8_e4m3fn),
     }
-    stored = plain(stored_tensors(write(tmp_path / "w.safetensors", tensors)))
+    stored = read_weights(stored_tensors(write(tmp_path / "w.safetensors", tensors)))
     assert list(stored) == ["l.weight"]
     assert stored["l.weight"].load(torch.bfloat16, CPU).tolist() == [[0.5, -1.0]]
     assert stored["l.weight"].load(torch.float8_e4m3fn, CPU).float().tolist() == [[0.5, -1.0]]
@@ -157,11 +156,11 @@ def test_scaled_fp8_is_multiplied(tmp_path: Path, suffix: str, shape: tuple[int,
 def test_refuses_other_quantised_layouts(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     file = write(tmp_path / "w.safetensors", tensors)
     with pytest.raises(CheckpointError, match=r"w\.safetensors.*fp8 file"):
-        plain(stored_tensors(file))
+        read_weights(stored_tensors(file))
 
 
 def test_names_alone_tell_quantised_layouts(file: Path) -> None:
-    refuse_quantised(stored_tensors(file).values())
+    refuse_unreadable(stored_tensors(file))
 
 
 def test_finds_shards_of_a_folder_only(tmp_path: Path) -> None:
@@ -221,7 +220,7 @@ def test_damage_is_never_a_library_error(tmp_path: Path, data: st.DataObject) ->
     path = tmp_path / "model.safetensors"
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
     try:
-        tensors = plain(stored_tensors(path))
+        tensors = read_weights(stored_tensors(path))
     except CheckpointError as error:
         assert error.fix and str(path) in str(error)
     else:

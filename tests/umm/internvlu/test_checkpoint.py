@@ -214,12 +214,12 @@ def settings(file: str, edit: Callable[[dict], object]) -> Callable[[Path], None
 @pytest.mark.parametrize(
     ("spoil", "names"),
     [
-        (drop("vlm"), "no vision-language model"),
-        (drop("generation_decoder"), "no generation decoder"),
+        (drop("vlm"), "no InternVL-U vision-language model"),
+        (drop("generation_decoder"), "no InternVL-U generation decoder"),
         (drop("vae"), "no autoencoder"),
         (drop("processor"), "no tokenizer"),
         (shutil.rmtree, "no such file or folder"),
-        (lambda f: shutil.copytree(f / "vlm", f / "vlm2"), "there are 2 of InternVL-U's vision-language model"),
+        (lambda f: shutil.copytree(f / "vlm", f / "vlm2"), "there are 2 InternVL-U vision-language models"),
         (lambda f: shutil.copy(weights_of(f, "vae"), f / "vae" / "twice.safetensors"), "there are 2"),
         (lambda f: weights_of(f, "vlm").write_bytes(b"version https://git-lfs.github.com/spec"), "git-lfs"),
         (tensors("vlm", lambda t: t.pop("mlp1.1.weight")), "missing (vlm.mlp1.1.weight)"),
