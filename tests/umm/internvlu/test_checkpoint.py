@@ -146,8 +146,11 @@ def test_stored_fp8_with_scales(tiny: InternVLU, folder: Path) -> None:
             tensors[name.replace(".weight", ".scale_weight")] = torch.tensor(0.01)
 
     change(folder, "vlm", quantise)
-    model = InternVLU.load(folder, dtype=torch.float32)
+    kept = InternVLU.load(folder, dtype=torch.float32)
+    model = InternVLU.load(folder, dtype=torch.float32, weight_dtype=torch.float32)
+    assert {p.dtype for p in kept.network.parameters()} == {torch.float32, torch.float8_e4m3fn}
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert torch.equal(latent(kept), latent(model))
     name = "vlm.vision_model.encoder.layer.1.attention.v_proj.weight"
     torch.testing.assert_close(model.network.state_dict()[name], tiny.network.state_dict()[name], atol=0.02, rtol=0.1)
 
