@@ -59,7 +59,7 @@ class Parts:
     Args:
         network: the parts that make up its network.
         autoencoder: the one part that may come from elsewhere.
-        looks: as `LOOKS`, in this model's eyes; after those.
+        looks: as `LOOKS`, tried after those.
         subfolders: whether the direct subfolders of a folder are looked into.
     """
 
@@ -157,12 +157,8 @@ def _one_place(files: Files, part: Part, where: Path, parts: Parts) -> Place:
     """The one place of a part; those with its own channels go before others."""
     found = _places(files, part)
     if part.channels is not None:
-        own = [
-            (file, prefix)
-            for file, prefix in found
-            if files[file][prefix + part.marks[0]].shape[1:2] == (part.channels,)
-        ]
-        found = own or found
+        channels = (part.channels,)
+        found = [place for place in found if files[place[0]][place[1] + part.marks[0]].shape[1:2] == channels] or found
     if len(found) == 1:
         return found[0]
     if found:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from g2tr_core.embedded import INTERNVLU
-from tests.goldens import BAGEL_TINY
 from tests.nodes.graph import SHORT, read, run
 from tests.nodes.test_host import matrix
 from tests.quantised import scaled_fp8_copy
 
-SOURCES = {"sub/small": BAGEL_TINY, "InternVL-U": INTERNVLU}
 
-
-@pytest.fixture(scope="session")
-def scaled(models: Path, checkpoint: str) -> str:
+@pytest.fixture(scope="module")
+def scaled(models: Path, checkpoint: str) -> Iterator[str]:
     """The name of the same model in scaled fp8."""
-    folder = models / "unified_models" / checkpoint
-    scaled_fp8_copy(folder, folder.with_name(f"{folder.name} scaled"))
-    return f"{checkpoint} scaled"
+    folder = models / "unified_models" / f"{checkpoint} scaled"
+    scaled_fp8_copy(models / "unified_models" / checkpoint, folder)
+    yield f"{checkpoint} scaled"
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-from ...checkpoints.parts import Layout, Part, Parts, find_layout
+from ...checkpoints.parts import Part, Parts, find_layout
 from .vae import LATENT_CHANNELS
 
 GET_BAGEL = "Give the folder of BAGEL-7B-MoT, its ema.safetensors, or a single-file repack of it"
@@ -44,14 +44,5 @@ PARTS = Parts(
 )
 
 
-def find_parts(path: Path, autoencoder: Path | None) -> Layout:
-    """Find network (names of `ema.safetensors`) and autoencoder (names of `ae.safetensors` or of diffusers).
-
-    Args:
-        path: a folder, or the network's file; what the file lacks is looked for in its folder.
-        autoencoder: a file or folder to take the autoencoder from, or None.
-
-    Raises:
-        CheckpointError: a part is missing, there are two candidates for it, or a file is damaged.
-    """
-    return find_layout(path, autoencoder, PARTS)
+find_parts = partial(find_layout, parts=PARTS)
+"""Network (names of `ema.safetensors`) and autoencoder (names of `ae.safetensors` or of diffusers) at a path."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-from ...checkpoints.parts import Layout, Part, Parts, find_layout
+from ...checkpoints.parts import Part, Parts, find_layout
 
 GET_INTERNVLU = "Give the folder of InternVL-U (with vlm, generation_decoder, vae, processor), or a single-file repack"
 
@@ -58,15 +58,5 @@ PARTS = Parts(
 )
 
 
-def find_parts(path: Path, autoencoder: Path | None) -> Layout:
-    """Find vision-language model (`vlm.`), generation decoder (`generation_decoder.`), both under the released names
-    behind that, and autoencoder (diffusers' names).
-
-    Args:
-        path: the folder of the release, or a file; what the file lacks is looked for in its folder.
-        autoencoder: a file or folder to take the autoencoder from, or None.
-
-    Raises:
-        CheckpointError: a part is missing, there are two candidates for it, or a file is damaged.
-    """
-    return find_layout(path, autoencoder, PARTS)
+find_parts = partial(find_layout, parts=PARTS)
+"""Network (`vlm.`, `generation_decoder.` and the released names) and autoencoder (diffusers' names) at a path."""
