@@ -260,15 +260,16 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
         )
     allowed = [torch.float16, torch.float32] if kept_as == torch.float16 else [torch.bfloat16, torch.float32]
     compute = mm.unet_manual_cast(kept_as, device, allowed) or kept_as
-    operations = comfy.ops.pick_operations(kept_as, compute, load_device=device)
     model = umm.load(
         path,
         device=device,
         weights_device=offload_device,
+        convert_on=device,
         dtype=compute,
         weight_dtype=kept_as,
         vae=vae,
-        operations=operations,
+        operations=comfy.ops.pick_operations(kept_as, compute, load_device=device),
+        quantised_operations=_quantised_operations(compute),
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
@@ -298,6 +299,15 @@ def files(key: str) -> dict[str, Path]:
 def image(pixels: Tensor) -> Tensor:
     """[H, W, 3] of 0 … 1 -> IMAGE [1, H, W, 3]."""
     return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
+
+
+def _quantised_operations(compute: torch.dtype) -> Any:
+    """ComfyUI's layers for scaled weights, which it can offload and patch as such; None where it has none.
+
+    Without them scaled weights are multiplied out, which needs twice the memory and loses nothing.
+    """
+    has_layouts = getattr(getattr(comfy, "quant_ops", None), "_CK_AVAILABLE", False)  # comfy_kitchen's
+    return comfy.ops.mixed_precision_ops({}, compute) if has_layouts else None
 
 
 def _bring_what_is_left(network: nn.Module, device: torch.device) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from .formats.unreadable import GET_PLAIN, UNREADABLE
+from .names import shown
+
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 LARGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 GET_FILE = "Download the file again"
-GET_PLAIN = "Use the bf16 file of this model, or its fp8 file"
 A_PICKLE = "this is a pickle, which can run code; weights come only from safetensors"
 CONVERT = "Use the model's safetensors file, or convert this one"
-FOREIGN = (  # first bytes, in lower case
+FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (  # first bytes, in lower case
     (
         b"version https://git-lfs",
         "this is a git-lfs pointer, not the weights",
@@ -22,7 +24,11 @@ FOREIGN = (  # first bytes, in lower case
         "this is a web page, not weights",
         "Log in where it asks to, and download again",
     ),
-    (b"gguf", "this is a GGUF file, which is not supported", GET_PLAIN),
+    *(
+        (known.first_bytes, f"this is a {known.name} file, which cannot be read", GET_PLAIN)
+        for known in UNREADABLE
+        if known.first_bytes
+    ),
     ((b"pk\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), A_PICKLE, CONVERT),
 )
 
@@ -58,4 +64,4 @@ def diagnose(path: Path, error: Exception) -> tuple[str, str]:
         expected = size
     if expected != size:
         return f"the file has {size} bytes and should have {expected}: cut short, or written to since", GET_FILE
-    return f"this is no safetensors file, or a damaged one ({error})", GET_FILE
+    return f"this is no safetensors file, or a damaged one ({shown(str(error))})", GET_FILE

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError
 from ..nn.operations import FLOAT8, Operations, casting
@@ -28,16 +28,20 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """In what types and where a model is loaded.
+    """The types that a model is loaded in, and where it goes.
 
     Args:
         dtype: of activations, and of all weights that `weight_dtype` does not concern.
         device: where the weights go.
-        weight_dtype: what the matrices of all layers are kept as, the bulk of the weights; each is cast to `dtype` as
-            it is used. None keeps fp8 where the file has fp8 without scales, and is `dtype` otherwise.
+        weight_dtype: of the matrices of all layers, the bulk of the weights; each is cast to `dtype` as it is used.
+            None is `dtype`, but fp8 where the file has fp8. Scaled fp8 stays as it is for None and for its own type.
         vae_dtype: of the autoencoder; None is bf16 beside bf16 and fp32 otherwise. Never fp16 by itself: activations
             of autoencoders leave its range, and pictures come out black.
-        operations: where layers come from; None is `torch.nn`, or `operations.casting` where weights must be cast.
+        operations: where layers come from; None is `torch.nn`, or what runs the weights where they differ from `dtype`.
+        quantised_operations: the same for a network that has quantised weights, with layers that load ComfyUI's
+            `weight_scale` and `comfy_quant`. Where only `operations` is given, weights are multiplied out to `dtype`.
+        convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
+            room for.
 
     Raises:
         SettingsError: a type or device cannot be used.
@@ -48,12 +52,15 @@ class LoadConfig:
     weight_dtype: torch.dtype | None = None
     vae_dtype: torch.dtype | None = None
     operations: Operations | None = None
+    quantised_operations: Operations | None = None
+    convert_on: torch.device | str | None = None
 
     def __post_init__(self) -> None:
         _check_dtype("dtype", self.dtype, COMPUTE_DTYPES)
         _check_dtype("weight_dtype", self.weight_dtype, (None, *COMPUTE_DTYPES, *FLOAT8))
         _check_dtype("vae_dtype", self.vae_dtype, (None, *COMPUTE_DTYPES))
-        check_device(self.device, {self.dtype, self.weight_dtype or self.dtype})
+        for device in (self.device, self.device if self.convert_on is None else self.convert_on):
+            check_device(device, {self.dtype, self.weight_dtype or self.dtype})
 
     @property
     def home(self) -> torch.device:
@@ -66,24 +73,35 @@ class LoadConfig:
         beside = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
         return self.vae_dtype or beside
 
-    def of(self, name: str, tensor: StoredTensor) -> torch.dtype:
-        """What a tensor of the network is kept as: only the matrices of layers may differ from `dtype`."""
+    def of(self, name: str, tensor: StoredTensor) -> torch.dtype | None:
+        """The type of a weight of the network; None if it stays quantised as its format has it.
+
+        Only the matrices of layers may differ from `dtype`.
+        """
         if len(tensor.shape) != 2 or IN_LAYERS.search(name) is None:
             return self.dtype
-        if self.weight_dtype is not None:
-            return self.weight_dtype
-        return tensor.torch_dtype if tensor.torch_dtype in FLOAT8 and tensor.scale is None else self.dtype
+        stored = tensor.torch_dtype
+        if tensor.operations is not None and self.weight_dtype in (None, stored):
+            return None if self.operations is None or self.quantised_operations is not None else self.dtype
+        return self.weight_dtype or (stored if stored in FLOAT8 and tensor.operations is None else self.dtype)
+
+    def load(self, tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
+        """A tensor in a type, at home; see `StoredTensor.load`."""
+        if self.convert_on is not None:
+            with suppress(torch.OutOfMemoryError):
+                return tensor.load(dtype, self.home, torch.device(self.convert_on))
+        return tensor.load(dtype, self.home)
 
 
 def load_network(
-    build: Callable[..., N], stored: Mapping[str, StoredTensor], placement: LoadConfig, *, model: str, fix: str
+    build: Callable[..., N], stored: Mapping[str, StoredTensor], config: LoadConfig, *, model: str, fix: str
 ) -> N:
     """Build a network and give it its weights, in evaluation mode, without gradients.
 
     Args:
         build: takes `operations`, `compute_dtype`, `device` and `dtype`.
-        stored: tensors under the network's names.
-        placement: types and device.
+        stored: weights under the network's names, as `formats.registry.read_weights` returns them.
+        config: types and device.
         model: what to call it in messages.
         fix: advice for messages.
 
@@ -94,19 +112,26 @@ def load_network(
     """
     # torch.nn's names and shapes are the measure: other operations may not know theirs before they are loaded.
     check_tensors(stored, build(device="meta").state_dict(), model=model, fix=fix)
-    kept_as = {name: placement.of(name, tensor) for name, tensor in stored.items()}
-    check_device(placement.device, set(kept_as.values()))
-    operations: Any = placement.operations
-    if operations is None:
-        operations = nn if set(kept_as.values()) == {placement.dtype} else casting
-    network = build(operations=operations, compute_dtype=placement.dtype, device="meta", dtype=placement.dtype)
-    network.requires_grad_(False).eval()
+    kept_as = {name: config.of(name, tensor) for name, tensor in stored.items()}
+    quantised = next((stored[name].operations for name, dtype in kept_as.items() if dtype is None), None)
+    check_device(config.device, {dtype or stored[name].torch_dtype for name, dtype in kept_as.items()})
+    operations, device = config.operations, torch.device("meta")
+    if quantised is not None and config.quantised_operations is not None:
+        # ComfyUI's quantised layers bring weights to where they were built. They are built without their weights.
+        operations, device = config.quantised_operations, config.home
+    elif operations is None:
+        operations = quantised or (nn if set(kept_as.values()) == {config.dtype} else casting)
     with suppress(torch.OutOfMemoryError):
-        loaded = {name: tensor.load(kept_as[name], placement.home) for name, tensor in stored.items()}
-        network.load_state_dict(loaded, assign=True)
+        network = build(operations=operations, compute_dtype=config.dtype, device=device, dtype=config.dtype)
+        weights: dict[str, Tensor] = {}
+        for name, tensor in stored.items():
+            dtype = kept_as[name]
+            own = tensor.as_stored(name, config.home) if dtype is None else {name: config.load(tensor, dtype)}
+            weights.update(own)
+        network.requires_grad_(False).eval().load_state_dict(weights, assign=True)
         return network.requires_grad_(False)
     raise OutOfMemoryError(
-        f"the weights do not fit on {placement.device}",
+        f"the weights do not fit on {config.device}",
         where=model,
         fix="Keep them in fp8 (weight_dtype), or use ComfyUI, which loads them in parts",
     )

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .stored import read_json
 
+MOST_MODULES = 500  # of a kind; the largest released transformers have some 130 layers
 CORRECT = "Correct the file, or use the one that belongs to these weights"
 
 
@@ -44,9 +45,17 @@ class Shapes:
         return shape[axis]
 
     def count(self, layers: str) -> int:
-        """How many numbered modules there are under a name that ends in a dot."""
+        """How many numbered modules there are under a name that ends in a dot.
+
+        Raises:
+            CheckpointError: more than any such network has: names cost a file nothing, and modules cost time to build.
+        """
         pattern = re.compile(re.escape(layers) + r"(\d+)\.")
-        return len({match[1] for name in self.of if (match := pattern.match(name))})
+        count = len({match[1] for name in self.of if (match := pattern.match(name))})
+        if count > MOST_MODULES:
+            what = f"the names count {count} modules under {layers}; no more than {MOST_MODULES} are taken"
+            raise CheckpointError(what, where=self.where, fix="Download the file again")
+        return count
 
 
 @dataclass(frozen=True)

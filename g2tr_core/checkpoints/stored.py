@@ -13,15 +13,16 @@ import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, SettingsError
-from ..nn.operations import FLOAT8
-from .diagnosis import GET_PLAIN, PICKLES, diagnose
+from ..nn.operations import FLOAT8, Operations
+from .diagnosis import PICKLES, diagnose
+from .names import shown
 
 FLOATS = {
     "F64": torch.float64,
@@ -34,17 +35,7 @@ FLOATS = {
 """What weights may be stored as: safetensors' names and torch's."""
 
 WINDOW = 2**30  # bytes of a memory map
-
-SCALES = (".scale_weight", ".weight_scale")
-NO_WEIGHTS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # beside fp8 weights, for fp8 arithmetic
-QUANTISED = {
-    ".SCB": "INT8 (bitsandbytes)",
-    ".quant_map": "4-bit (bitsandbytes)",
-    ".absmax": "4-bit (bitsandbytes)",
-    ".qweight": "GPTQ or AWQ",
-    ".encoded_exponent": "DFloat11",
-    ".sign_mantissa": "DFloat11",
-}
+CPU = torch.device("cpu")
 
 
 class MappedFile:
@@ -54,10 +45,11 @@ class MappedFile:
 
     Args:
         path: the file. While tensors that were loaded without a copy live, it must not be replaced or cut.
+        metadata: what its header says beside the tensors, `__metadata__`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.size = path, path.stat().st_size
+    def __init__(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        self.path, self.size, self.metadata = path, path.stat().st_size, dict(metadata or {})
         self.windows: dict[int, mmap.mmap] = {}
 
     def shared(self, begin: int, count: int, dtype: torch.dtype) -> Tensor:
@@ -94,7 +86,6 @@ class StoredTensor:
         name: what it is called there.
         dtype: safetensors' name of its type, such as BF16.
         shape: of what `load` returns; in the file it may have more dimensions of length 1.
-        scale: one number to multiply fp8 values with, or None.
     """
 
     file: MappedFile
@@ -102,48 +93,78 @@ class StoredTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    scale: StoredTensor | None = None
+
+    operations: ClassVar[Operations | None] = None
+    """Layers that run such a weight as it is stored, outside ComfyUI; None if it is a tensor like any other."""
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The type that it is stored as; `plain` has refused all others."""
+        """The type that it is stored as; `formats` has refused all others."""
         return FLOATS[self.dtype]
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Read, scale, convert and move it.
+    @property
+    def shown(self) -> str:
+        """Its name for messages."""
+        return shown(self.name)
 
-        On the CPU, without a scale and in the stored type, the result is the memory map itself: no copy, read from the
-        disk when it is first used, and dropped by the system when memory is short. Otherwise the tensor is mapped
-        alone, so that pages that were already converted do not stay in memory. Converting allocates nothing but the
-        result in the common case: short-lived pieces between results would fragment the heap.
+    def rows(self, first: int, count: int) -> StoredTensor:
+        """Some rows of a matrix: they lie one behind the other."""
+        shape = (count, *self.shape[1:])
+        begin = self.begin + first * math.prod(self.shape[1:]) * self.torch_dtype.itemsize
+        return replace(self, shape=shape, begin=begin)
+
+    def load(self, dtype: torch.dtype, device: torch.device, convert_on: torch.device | None = None) -> Tensor:
+        """Read, convert and move it.
+
+        On the CPU and in the stored type, the result is the memory map itself: no copy, read from the disk when it is
+        first used, and dropped by the system when memory is short. Converting allocates nothing but the result in the
+        common case: short-lived pieces between results would fragment the heap.
+
+        Args:
+            dtype: of the result.
+            device: of the result.
+            convert_on: where its type is changed, if that is a GPU: many times faster than the CPU. None is `device`.
 
         Returns:
             [*shape] of `dtype` on `device`. Values beyond the range of `dtype` are its limits, not infinite.
 
         Raises:
             CheckpointError: the file went away or was cut since it was opened.
+            torch.OutOfMemoryError: it does not fit on one of the devices.
+        """
+        if self.torch_dtype == dtype:
+            return self.raw(device, stays=True)
+        return clamped(self.raw(converter(convert_on or device)), dtype).to(dtype).to(device)
+
+    def as_stored(self, name: str, device: torch.device) -> dict[str, Tensor]:
+        """What a layer of `operations` loads for the weight `name`: names and tensors."""
+        return {name: self.raw(device, stays=True)}
+
+    def raw(self, device: torch.device, *, stays: bool = False) -> Tensor:
+        """The values that are in the file, [*shape], on a device.
+
+        Args:
+            device: where.
+            stays: whether the result is kept. On the CPU it then shares a map with others; what is only converted is
+                mapped alone, so that its pages do not stay in memory.
         """
         count = math.prod(self.shape)
         if count == 0:
-            return torch.empty(self.shape, dtype=dtype, device=device)
-        if self.scale is None and device.type == "cpu" and self.torch_dtype == dtype:
-            return self.file.shared(self.begin, count, dtype).reshape(self.shape)
-        values = self.file.alone(self.begin, count, self.torch_dtype).reshape(self.shape)
-        if self.scale is not None:
-            scale = self.scale.load(torch.float32, torch.device("cpu")).item()
-            values = values.to(torch.bfloat16 if dtype in FLOAT8 else dtype).mul_(scale)
-        limit = torch.finfo(dtype).max
-        if limit < torch.finfo(values.dtype).max and _largest(values) > limit:
-            values = values.float().clamp(-limit, limit)
-        return values.to(device=device, dtype=dtype)
+            return torch.empty(self.shape, dtype=self.torch_dtype, device=device)
+        read = self.file.shared if stays and device.type == "cpu" else self.file.alone
+        return read(self.begin, count, self.torch_dtype).reshape(self.shape).to(device)
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Open a safetensors file: its tensors by name; none of their data is read.
 
+    The metadata of its header is at the tensors' `file`.
+
     Raises:
         CheckpointError: it is no safetensors file, or a broken one.
     """
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
+        raise CheckpointError("this is no regular file", where=str(path), fix="Give a .safetensors file or its folder")
     try:
         # safetensors' own reader checks the header. As numpy, for its map of a whole file for torch is writable, and so
         # refused by systems with less memory than the file has bytes.
@@ -155,8 +176,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         what, fix = diagnose(path, error)
         raise CheckpointError(what, where=str(path), fix=fix) from error
-    header.pop("__metadata__", None)
-    file = MappedFile(path)
+    file = MappedFile(path, header.pop("__metadata__", None))
     return {
         name: StoredTensor(file, 8 + length + entry["data_offsets"][0], name, entry["dtype"], tuple(entry["shape"]))
         for name, entry in header.items()
@@ -172,7 +192,8 @@ def find_safetensors(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise CheckpointError("there is no such file or folder", where=str(path), fix="Check the path")
+        what = "this is neither a regular file nor a folder" if path.exists() else "there is no such file or folder"
+        raise CheckpointError(what, where=str(path), fix="Check the path")
     names = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
     found = [entry for entry in names if entry.suffix.lower() == ".safetensors"]
     if not found:
@@ -184,37 +205,6 @@ def find_safetensors(path: Path) -> list[Path]:
             fix="Give the folder or file of the weights in safetensors format; nothing else is loaded",
         )
     return found
-
-
-def plain(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Weights without what quantisation adds: scales of fp8 weights join the weights that they belong to.
-
-    Raises:
-        CheckpointError: the weights are quantised in a way that cannot be read.
-    """
-    refuse_quantised(tensors.values())
-    scales = {name: tensor for name, tensor in tensors.items() if name.endswith(SCALES)}
-    weights = {name: tensor for name, tensor in tensors.items() if not name.endswith((*SCALES, *NO_WEIGHTS))}
-    for tensor in weights.values():
-        if tensor.dtype not in FLOATS:
-            what = f"tensor {tensor.name} has {tensor.dtype} values, a quantisation that cannot be read"
-            raise CheckpointError(what, where=str(tensor.file.path), fix=GET_PLAIN)
-    for name, scale in scales.items():
-        weight = weights.get(name.rpartition(".")[0] + ".weight")
-        if weight is None or weight.torch_dtype not in FLOAT8 or any(side != 1 for side in scale.shape):
-            what = f"tensor {scale.name} of shape {list(scale.shape)} is not the scale of one whole fp8 weight"
-            raise CheckpointError(what, where=str(scale.file.path), fix=GET_PLAIN)
-        weights[name.rpartition(".")[0] + ".weight"] = replace(weight, scale=replace(scale, shape=()))
-    return weights
-
-
-def refuse_quantised(tensors: Iterable[StoredTensor]) -> None:
-    """Raise CheckpointError if the names are those of a quantised layout that cannot be read."""
-    for tensor in tensors:
-        for mark, layout in QUANTISED.items():
-            if mark in tensor.name:
-                what = f"the weights are {layout}, which cannot be read (tensor {tensor.name})"
-                raise CheckpointError(what, where=str(tensor.file.path), fix=GET_PLAIN)
 
 
 def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Tensor], *, model: str, fix: str) -> None:
@@ -236,7 +226,7 @@ def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Ten
     ]
     findings = {
         "missing": [name for name in expected if name not in stored],
-        "unexpected": [tensor.name for name, tensor in stored.items() if name not in expected],
+        "unexpected": [tensor.shown for name, tensor in stored.items() if name not in expected],
         "of another shape": wrong,
     }
     told = [f"{len(names)} {kind} ({'; '.join(names[:5])})" for kind, names in findings.items() if names]
@@ -249,6 +239,12 @@ def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Ten
 def files_of(stored: Mapping[str, StoredTensor]) -> str:
     """The files that tensors come from, for messages."""
     return ", ".join(sorted({str(tensor.file.path) for tensor in stored.values()}))
+
+
+def metadata_of(stored: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """What the headers of the files that tensors come from say beside the tensors."""
+    files = {tensor.file.path: tensor.file for tensor in stored.values()}
+    return {key: value for path in sorted(files, reverse=True) for key, value in files[path].metadata.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -292,7 +288,16 @@ def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype]) -> t
     return checked
 
 
-def _largest(values: Tensor) -> float:
-    """The largest absolute value; NaN if there is one."""
+def converter(device: torch.device) -> torch.device:
+    """Where types are changed for tensors of a device: there if every type can be moved there, or on the CPU."""
+    return device if device.type == "cuda" else CPU
+
+
+def clamped(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values without those beyond the range of `dtype`; the same tensor where there are none."""
+    limit = torch.finfo(dtype).max
+    if limit >= torch.finfo(values.dtype).max:
+        return values
     low, high = torch.aminmax(values.half() if values.dtype in FLOAT8 else values)
-    return max(-low.item(), high.item())
+    largest = max(-low.item(), high.item())  # NaN if there is one, which stays
+    return values.float().clamp(-limit, limit) if largest > limit else values

@@ -77,5 +77,5 @@ def check_vocabulary(tokenizer: Any, home: Path, size: int, weights: str) -> Non
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    present = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
     return "tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present

@@ -102,6 +102,8 @@ def _files(path: Path) -> list[Path]:
 
 def _header(path: Path) -> bytes:
     try:
+        if not path.is_file():  # opening a FIFO would wait for ever
+            return b""
         with path.open("rb") as file:
             return file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER))
     except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +17,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from g2tr_core import umm
 from g2tr_core.checkpoints import stored as weights
+from g2tr_core.checkpoints.formats.registry import read_weights, refuse_unreadable
+from g2tr_core.checkpoints.load_config import LoadConfig
+from g2tr_core.checkpoints.parts import Part, Parts, find_layout
+from g2tr_core.checkpoints.sizes import Shapes
 from g2tr_core.checkpoints.stored import (
+    StoredTensor,
     check_device,
     check_tensors,
     find_safetensors,
-    plain,
+    metadata_of,
     read_json,
-    refuse_quantised,
     stored_tensors,
 )
 from g2tr_core.errors import CheckpointError, SettingsError
 
 CPU = torch.device("cpu")
+PART = Part("test network", ("mark",), ("mark",), "Give another file")
+PARTS = Parts((PART,), PART, ())
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([0.5, -0.5], dtype=torch.bfloat16)}
 RAW = save(TENSORS)
 
@@ -57,6 +65,76 @@ def test_describes_tensors_without_reading_them(file: Path) -> None:
         "a.weight": ("F32", (2, 3)),
         "a.bias": ("BF16", (2,)),
     }
+
+
+def test_keeps_the_metadata_of_the_header(tmp_path: Path) -> None:
+    said = {"comfyui_bagel": '{"format": 1}', "_quantization_metadata": '{"layers": {}}'}
+    save_file(TENSORS, tmp_path / "a.safetensors", metadata=said)
+    save_file({"b": torch.ones(1)}, tmp_path / "b.safetensors", metadata={"format": "pt"})
+    first, second = (stored_tensors(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
+    assert first["a.bias"].file.metadata == said
+    assert metadata_of(first | second) == {**said, "format": "pt"}
+
+
+def test_without_metadata_there_is_none(file: Path) -> None:
+    assert metadata_of(stored_tensors(file)) == {}
+
+
+def test_opens_nothing_but_regular_files(tmp_path: Path) -> None:
+    """To open a FIFO waits until somebody writes into it."""
+    fifo = tmp_path / "model.safetensors"
+    os.mkfifo(fifo)
+    for opens, path in ((stored_tensors, fifo), (find_safetensors, fifo), (stored_tensors, Path(os.devnull))):
+        with pytest.raises(CheckpointError, match="regular file") as caught:
+            opens(path)
+        assert caught.value.fix
+    with pytest.raises(CheckpointError, match=r"holds no \.safetensors"):
+        find_safetensors(tmp_path)
+    assert umm.model_of(fifo) is umm.model_of(tmp_path) is None
+
+
+def test_names_are_cut_and_escaped_in_messages(tmp_path: Path) -> None:
+    name = "\x1b[31m" + "x" * 100_000
+    stored = stored_tensors(write(tmp_path / "w.safetensors", {name: torch.ones(1, dtype=torch.int8)}))
+    with pytest.raises(CheckpointError) as unreadable:
+        read_weights(stored)
+    with pytest.raises(CheckpointError) as unexpected:
+        check_tensors(stored, {}, model="a test", fix="None needed")
+    with pytest.raises(CheckpointError) as unknown:
+        find_layout(tmp_path, None, PARTS)
+    for caught in (unreadable, unexpected, unknown):
+        assert "\x1b" not in str(caught.value) and "\\x1b[31mxxx" in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+def test_counts_no_more_modules_than_a_network_may_have() -> None:
+    shapes = {f"layers.{index}.weight": (0,) for index in range(100_000)}
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: the names count 100000 modules under layers\."):
+        Shapes(shapes, "w.safetensors").count("layers.")
+    assert Shapes({"layers.1.a": (1,), "layers.0.a": (1,), "layers.0.b": (1,)}, "w").count("layers.") == 2
+
+
+def test_types_are_converted_where_that_is_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what would be moved to one is noted, and one that is full refuses."""
+    moved: list[tuple[str, torch.device]] = []
+    full = False
+    read = StoredTensor.raw
+
+    def raw(self: StoredTensor, device: torch.device, *, stays: bool = False) -> torch.Tensor:
+        moved.append((self.name, device))
+        if full and device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(self, CPU, stays=stays)
+
+    monkeypatch.setattr(StoredTensor, "raw", raw)
+    monkeypatch.setattr("g2tr_core.checkpoints.load_config.check_device", lambda *_: None)
+    tensors, config = stored_tensors(file), LoadConfig(dtype=torch.bfloat16, convert_on="cuda:1")
+    loaded = {name: config.load(tensor, torch.bfloat16) for name, tensor in tensors.items()}
+    assert moved == [("a.weight", torch.device("cuda:1")), ("a.bias", CPU)], "the stored type goes straight home"
+    full = True
+    for name, tensor in tensors.items():
+        assert torch.equal(config.load(tensor, torch.bfloat16), loaded[name]) and loaded[name].device == CPU
+    assert moved[-2] == ("a.weight", CPU)
 
 
 def test_same_type_on_the_cpu_is_the_memory_map(file: Path) -> None:
@@ -116,6 +194,11 @@ def test_converts(file: Path, dtype: torch.dtype) -> None:
         assert torch.equal(loaded, TENSORS[name].to(dtype))
 
 
+def test_values_beyond_fp16_become_its_limits(tmp_path: Path) -> None:
+    stored = stored_tensors(write(tmp_path / "w.safetensors", {"w": torch.tensor([-1e6, 0.5, 1e6])}))["w"]
+    assert stored.load(torch.float16, CPU).tolist() == [-65504.0, 0.5, 65504.0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float8_e5m2])
 def test_values_beyond_fp8_become_its_limits(tmp_path: Path, dtype: torch.dtype, stored: torch.dtype) -> None:
@@ -123,22 +206,6 @@ def test_values_beyond_fp8_become_its_limits(tmp_path: Path, dtype: torch.dtype,
     tensor = stored_tensors(write(tmp_path / "w.safetensors", {"w": values.to(stored)}))["w"]
     limit = torch.finfo(dtype).max
     assert torch.equal(tensor.load(dtype, CPU).float(), values.clamp(-limit, limit))
-
-
-@pytest.mark.parametrize("suffix", ["scale_weight", "weight_scale"])
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_scaled_fp8_is_multiplied(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
-    tensors = {
-        "l.weight": torch.tensor([[2.0, -4.0]]).to(torch.float8_e4m3fn),
-        f"l.{suffix}": torch.full(shape, 0.25),
-        "l.input_scale": torch.ones(()),
-        "l.comfy_quant": torch.zeros(4, dtype=torch.uint8),
-        "scaled_fp8": torch.zeros(0).to(torch.float8_e4m3fn),
-    }
-    stored = plain(stored_tensors(write(tmp_path / "w.safetensors", tensors)))
-    assert list(stored) == ["l.weight"]
-    assert stored["l.weight"].load(torch.bfloat16, CPU).tolist() == [[0.5, -1.0]]
-    assert stored["l.weight"].load(torch.float8_e4m3fn, CPU).float().tolist() == [[0.5, -1.0]]
 
 
 @pytest.mark.parametrize(
@@ -151,17 +218,20 @@ def test_scaled_fp8_is_multiplied(tmp_path: Path, suffix: str, shape: tuple[int,
         {"l.SCB": torch.ones(2)},
         {"l.weight.quant_map": torch.ones(2)},
         {"l.encoded_exponent": torch.ones(2)},
+        {"l.qweight": torch.ones(2, dtype=torch.int32)},
+        {"l.weight": torch.ones(2, dtype=torch.uint8), "l.weight_scale_2": torch.ones(1)},
+        {"l.weight_s_rel": torch.ones(2)},
     ],
     ids=" ".join,
 )
 def test_refuses_other_quantised_layouts(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     file = write(tmp_path / "w.safetensors", tensors)
     with pytest.raises(CheckpointError, match=r"w\.safetensors.*fp8 file"):
-        plain(stored_tensors(file))
+        read_weights(stored_tensors(file))
 
 
 def test_names_alone_tell_quantised_layouts(file: Path) -> None:
-    refuse_quantised(stored_tensors(file).values())
+    refuse_unreadable(stored_tensors(file))
 
 
 def test_finds_shards_of_a_folder_only(tmp_path: Path) -> None:
@@ -221,7 +291,7 @@ def test_damage_is_never_a_library_error(tmp_path: Path, data: st.DataObject) ->
     path = tmp_path / "model.safetensors"
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
     try:
-        tensors = plain(stored_tensors(path))
+        tensors = read_weights(stored_tensors(path))
     except CheckpointError as error:
         assert error.fix and str(path) in str(error)
     else:

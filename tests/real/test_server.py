@@ -11,6 +11,8 @@ from urllib.parse import quote
 import pytest
 from PIL import Image, ImageStat
 
+from g2tr_core.embedded import CHECKPOINT
+from tests.quantised import scaled_fp8_copy
 from tests.real.comfy_server import PROMPTS, REPOSITORY, WORKFLOWS, ComfyServer, Prompt, RefusedError, Run
 from tests.real.prompts import BAGEL, INTERNVLU, changed, on, scene, small_edit, small_question, template
 
@@ -108,6 +110,16 @@ def test_the_demo_model_answers_and_edits(server: ComfyServer) -> None:
     ]
     (red, _, blue), (red_after, _, blue_after) = corners
     assert red > blue and blue_after > 2 * red_after, "brown, then navy"
+
+
+def test_a_scaled_fp8_file_runs_on_comfyuis_own_layers(server: ComfyServer) -> None:
+    """And answers again after the memory manager has moved it away and back."""
+    scaled_fp8_copy(CHECKPOINT, server.base / "models" / "unified_models" / "scaled")
+    server.get("/object_info/G2TRLoadModel")  # as a press of R: the folder is listed anew
+    ask = on("scaled", template("Ask about a picture"))
+    for _ in range(2):
+        assert shown(server.run(ask), ask, "PreviewAny")["text"] == ["yellow"]
+        server.free()
 
 
 def test_steps_and_previews_arrive(server: ComfyServer, checkpoint: str) -> None:

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.load_config import LoadConfig, load_network
-from ...checkpoints.stored import StoredTensor, files_of, plain
+from ...checkpoints.names import shown
+from ...checkpoints.stored import StoredTensor, files_of
 from ...checkpoints.tokenizer import check_vocabulary
 from ...generation.settings import Sampling
 from ..registry import ImageTask
@@ -53,7 +55,7 @@ def load_parts(
     tokenizer: str | Path | None = None,
     vae_resize: ResizeRule | None = None,
     vit_resize: ResizeRule | None = None,
-    **placement: Any,
+    **options: Any,
 ) -> Parts:
     """Load a BAGEL.
 
@@ -62,13 +64,13 @@ def load_parts(
         vae: file or folder of the autoencoder, where it is not with the network.
         tokenizer: folder of the tokenizer files, where they are not with the network.
         vae_resize, vit_resize: picture sizes that go before those of the checkpoint.
-        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.LoadConfig`.
+        options: types and device; see `checkpoints.load_config.LoadConfig`.
 
     Raises:
         CheckpointError: a file is missing, damaged, quantised in an unknown way, or of another model.
         SettingsError: a type or device cannot be used.
     """
-    placed = LoadConfig(**placement)
+    load_config = LoadConfig(**options)
     parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
@@ -79,11 +81,11 @@ def load_parts(
     tokens = special_tokens(words, home)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(BagelNetwork, config, tokens)
-    weights = plain(_without_unused(stored, config))
+    weights = read_weights(_without_unused(stored, config))
     fix = f"{GET_BAGEL}; for one shard of several, give their folder"
-    network = load_network(build, weights, placed, model="BAGEL", fix=fix)
+    network = load_network(build, weights, load_config, model="BAGEL", fix=fix)
     groups = vae_groups(parts.folder / "config.json")
-    autoencoder = load_autoencoder(parts.autoencoder, placed.of_vae, placed.home, groups=groups)
+    autoencoder = load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home, groups=groups)
     return Parts(config, network, autoencoder, words, tokens, sampling)
 
 
@@ -98,5 +100,5 @@ def _without_unused(stored: Mapping[str, StoredTensor], config: BagelConfig) -> 
     left_out = [name for name in stored if unused(name)]
     if left_out:
         what = "%s: left out %d tensors that are no part of BAGEL (%s, ...)"
-        logger.warning(what, files_of(stored), len(left_out), left_out[0])
+        logger.warning(what, files_of(stored), len(left_out), shown(left_out[0]))
     return {name: tensor for name, tensor in stored.items() if name not in set(left_out)}

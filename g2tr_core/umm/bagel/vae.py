@@ -15,7 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints.stored import StoredTensor, check_tensors, files_of, plain
+from ...checkpoints.formats.registry import read_weights
+from ...checkpoints.sizes import Shapes
+from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
 
 SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
@@ -143,7 +145,7 @@ def load_autoencoder(
     Raises:
         CheckpointError: it is quantised, damaged, or another autoencoder.
     """
-    tensors = diffusers_names(plain(stored))
+    tensors = diffusers_names(read_weights(stored))
     autoencoder = Autoencoder(*_sizes(tensors, groups), device="meta", groups=groups)
     check_tensors(tensors, autoencoder.kl.state_dict(), model="FLUX's autoencoder", fix=GET_FLUX)
     autoencoder.requires_grad_(False).eval()
@@ -178,7 +180,8 @@ def _sizes(tensors: Mapping[str, StoredTensor], groups: int) -> tuple[list[int],
     """Channels of each level and residual blocks a level, from diffusers' names."""
     firsts = [tensors.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight") for level in range(LEVELS + 1)]
     widths = [first.shape[0] for first in firsts if first is not None and first.shape]
-    blocks = sum(f"encoder.down_blocks.0.resnets.{block}.conv1.weight" in tensors for block in range(len(tensors)))
+    shapes = Shapes({name: tensor.shape for name, tensor in tensors.items()}, files_of(tensors))
+    blocks = shapes.count("encoder.down_blocks.0.resnets.")
     conv_in = tensors.get("decoder.conv_in.weight")
     channels = conv_in.shape[1] if conv_in is not None and len(conv_in.shape) == 4 else 0
     divisible = all(width > 0 and width % groups == 0 for width in widths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.load_config import LoadConfig, load_network
-from ...checkpoints.stored import StoredTensor, files_of, plain
+from ...checkpoints.stored import StoredTensor, files_of
 from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ...checks import one_of
 from .config import AreaRule, InternVLUConfig, KeptPositions, read_config
@@ -57,7 +57,7 @@ def load_parts(
     tokenizer: str | Path | None = None,
     vae_resize: AreaRule | None = None,
     kept_positions: KeptPositions = "grid",
-    **placement: Any,
+    **options: Any,
 ) -> Parts:
     """Load an InternVL-U.
 
@@ -67,14 +67,14 @@ def load_parts(
         tokenizer: folder of the tokenizer files, where they are not with the network.
         vae_resize: picture sizes that go before those of the checkpoint.
         kept_positions: see `config.InternVLUConfig`.
-        placement: `dtype`, `device`, `weight_dtype`, `vae_dtype`, `operations`; see `umm.checkpoint.LoadConfig`.
+        options: types and device; see `checkpoints.load_config.LoadConfig`.
 
     Raises:
         CheckpointError: a file is missing, damaged, quantised in an unknown way, or of another model.
         SettingsError: a type or device cannot be used.
     """
     one_of("kept_positions", kept_positions, ("grid", "text"))
-    placed = LoadConfig(**placement)
+    load_config = LoadConfig(**options)
     parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
@@ -85,9 +85,9 @@ def load_parts(
     known = ChatTokenizer.of(words, home)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(InternVLUNetwork, config, known.special)
-    weights = transformers_names(plain(stored))
-    network = load_network(build, weights, placed, model="InternVL-U", fix=GET_INTERNVLU)
-    return Parts(config, network, load_autoencoder(parts.autoencoder, placed.of_vae, placed.home), known)
+    weights = transformers_names(read_weights(stored))
+    network = load_network(build, weights, load_config, model="InternVL-U", fix=GET_INTERNVLU)
+    return Parts(config, network, load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home), known)
 
 
 def transformers_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -103,9 +103,7 @@ def transformers_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTe
         if ".attn.qkv." not in name or not tensor.shape or tensor.shape[0] % 3:
             renamed[name] = tensor
             continue
-        shape = (tensor.shape[0] // 3, *tensor.shape[1:])
-        size = math.prod(shape) * tensor.torch_dtype.itemsize
-        for part, letter in enumerate("qkv"):  # rows of a matrix lie one behind the other
-            third = replace(tensor, shape=shape, begin=tensor.begin + part * size)
-            renamed[name.replace(".attn.qkv.", f".attention.{letter}_proj.")] = third
+        third = tensor.shape[0] // 3
+        for part, letter in enumerate("qkv"):
+            renamed[name.replace(".attn.qkv.", f".attention.{letter}_proj.")] = tensor.rows(part * third, third)
     return renamed

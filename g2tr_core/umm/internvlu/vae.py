@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...checkpoints.stored import StoredTensor, check_tensors, files_of, plain
+from ...checkpoints.formats.registry import read_weights
+from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
 from ...images import to_tensor
 
@@ -102,7 +103,7 @@ def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, dev
     Raises:
         CheckpointError: it is quantised, damaged, or another autoencoder.
     """
-    tensors = plain(stored)
+    tensors = read_weights(stored)
     first = tensors.get("encoder.conv_in.weight")
     if first is None or len(first.shape) != 5 or first.shape[0] == 0:
         raise CheckpointError(

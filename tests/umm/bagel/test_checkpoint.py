@@ -212,7 +212,7 @@ def test_fp8_files(folder: Path) -> None:
     assert torch.equal(logits(parts), logits(wide))
 
 
-def test_scaled_fp8_files_are_multiplied_out(folder: Path) -> None:
+def test_scaled_fp8_files_keep_their_scales(folder: Path) -> None:
     scale = NETWORK[MATRIX].abs().max().float() / 448
     scaled = {
         MATRIX: (NETWORK[MATRIX] / scale).to(torch.float8_e4m3fn),
@@ -220,9 +220,12 @@ def test_scaled_fp8_files_are_multiplied_out(folder: Path) -> None:
     }
     tensors = NETWORK | scaled | {MATRIX.replace("weight", "scale_weight"): scale}
     save_file(prefixed("model.", tensors) | prefixed("vae.", AUTOENCODER), folder / "scaled.safetensors")
-    weight = load_parts(folder).network.get_parameter(MATRIX)
+    parts, wide = load_parts(folder), load_parts(folder, weight_dtype=torch.bfloat16)
+    assert torch.equal(parts.network.get_parameter(MATRIX).float(), scaled[MATRIX].float())
+    weight = wide.network.get_parameter(MATRIX)
     assert weight.dtype == torch.bfloat16
     torch.testing.assert_close(weight, NETWORK[MATRIX], rtol=0.07, atol=1e-3)
+    assert torch.equal(logits(parts), logits(wide)), "as it runs, a weight is what it would be multiplied out"
 
 
 def test_operations_of_the_caller_are_used() -> None:

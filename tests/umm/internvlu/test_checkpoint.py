@@ -146,8 +146,11 @@ def test_stored_fp8_with_scales(tiny: InternVLU, folder: Path) -> None:
             tensors[name.replace(".weight", ".scale_weight")] = torch.tensor(0.01)
 
     change(folder, "vlm", quantise)
-    model = InternVLU.load(folder, dtype=torch.float32)
+    kept = InternVLU.load(folder, dtype=torch.float32)
+    model = InternVLU.load(folder, dtype=torch.float32, weight_dtype=torch.float32)
+    assert {p.dtype for p in kept.network.parameters()} == {torch.float32, torch.float8_e4m3fn}
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert torch.equal(latent(kept), latent(model))
     name = "vlm.vision_model.encoder.layer.1.attention.v_proj.weight"
     torch.testing.assert_close(model.network.state_dict()[name], tiny.network.state_dict()[name], atol=0.02, rtol=0.1)
 
@@ -214,12 +217,12 @@ def settings(file: str, edit: Callable[[dict], object]) -> Callable[[Path], None
 @pytest.mark.parametrize(
     ("spoil", "names"),
     [
-        (drop("vlm"), "no vision-language model"),
-        (drop("generation_decoder"), "no generation decoder"),
+        (drop("vlm"), "no InternVL-U vision-language model"),
+        (drop("generation_decoder"), "no InternVL-U generation decoder"),
         (drop("vae"), "no autoencoder"),
         (drop("processor"), "no tokenizer"),
         (shutil.rmtree, "no such file or folder"),
-        (lambda f: shutil.copytree(f / "vlm", f / "vlm2"), "there are 2 of InternVL-U's vision-language model"),
+        (lambda f: shutil.copytree(f / "vlm", f / "vlm2"), "there are 2 InternVL-U vision-language models"),
         (lambda f: shutil.copy(weights_of(f, "vae"), f / "vae" / "twice.safetensors"), "there are 2"),
         (lambda f: weights_of(f, "vlm").write_bytes(b"version https://git-lfs.github.com/spec"), "git-lfs"),
         (tensors("vlm", lambda t: t.pop("mlp1.1.weight")), "missing (vlm.mlp1.1.weight)"),

@@ -1,0 +1,3 @@
+"""Whether there are layouts for quantised weights."""
+
+_CK_AVAILABLE = True
