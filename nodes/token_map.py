@@ -54,4 +54,4 @@ class TokenMap(io.ComfyNode):
         views = reading.reading.token_views()
         maps = [outputs.image(to_tensor(STYLES[style](view))) for view in views]
         kept = [token_map.kept_mask(view).unsqueeze(0) for view in views]
-        return io.NodeOutput(maps, kept, ui=ui.PreviewImage(maps))
+        return io.NodeOutput(maps, kept, ui=ui.PreviewImage([drawn[0] for drawn in maps]))

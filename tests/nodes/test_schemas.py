@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from g2tr_core.embedded import CHECKPOINT
-from g2tr_core.generation.settings import Decoding
+from g2tr_core.errors import SettingsError
+from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
 from tests.pack import REPOSITORY, STUBS, nodes
 
@@ -113,6 +114,27 @@ def test_only_edits_are_said_to_be_edits(models: Path) -> None:
         for name in ("G2TREdit", "G2TRImagine")
     }
     assert "try global" in tips["G2TREdit"] and "edit" not in tips["G2TRImagine"]
+
+
+def test_nodes_that_show_something_end_a_graph(models: Path) -> None:
+    ends = {name for name, node in nodes().items() if node.define_schema().is_output_node}
+    assert ends == {"G2TRRead", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare"}
+
+
+def test_limits_of_the_sampler_are_those_of_the_core(models: Path) -> None:
+    inputs = {entry.id: entry for entry in nodes()["G2TREdit"].define_schema().inputs}
+    for name, kind in (("text_scale", Guidance), ("image_scale", Guidance), ("timestep_shift", Sampling)):
+        kind(**{name: inputs[name].max})
+        with pytest.raises(SettingsError):
+            kind(**{name: inputs[name].max + 1})
+    Sampling(steps=inputs["steps"].max)
+    with pytest.raises(SettingsError):
+        Sampling(steps=inputs["steps"].max + 1)
+    assert inputs["text_scale"].step == inputs["image_scale"].step == 1, "a click from 0 leads to a legal value"
+
+
+def test_models_are_found_by_name(models: Path) -> None:
+    assert {"load bagel", "bagel loader"} <= set(nodes()["G2TRLoadModel"].define_schema().search_aliases)
 
 
 def test_seeds_are_comfyuis(models: Path) -> None:
