@@ -35,7 +35,7 @@ from .sockets import (
 )
 
 MOST_RATIOS = 8
-EXAMPLE = "For example 1.0, 0.5, 0.25"
+EXAMPLE = "For example 1.0, 0.5, 0.25: commas between the ratios, points in them"
 
 
 class Compare(io.ComfyNode):
@@ -167,6 +167,9 @@ def parsed(ratios: str) -> list[float]:
         raise SettingsError(f"'{ratios}' is not a list of numbers", where="ratios", fix=EXAMPLE) from error
     if not 1 <= len(values) <= MOST_RATIOS:
         raise SettingsError(f"{len(values)} ratios", where="ratios", fix=f"Give 1 to {MOST_RATIOS}. {EXAMPLE}")
-    for value in values:
-        Reduction(keep_ratio=value)
+    try:
+        for value in values:
+            Reduction(keep_ratio=value)
+    except SettingsError as error:
+        raise SettingsError(error.what, where=error.where, fix=f"{error.fix}. {EXAMPLE}") from error
     return values

@@ -278,6 +278,7 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRCompare", {"ratios": "half"}, "ratios"),
         ("G2TRCompare", {"ratios": " , "}, "ratios"),
         ("G2TRCompare", {"ratios": "0.5, 2"}, "keep_ratio"),
+        ("G2TRCompare", {"ratios": "0,5"}, "points in them"),
         ("G2TRCompare", {"ratios": "0.5 " * 9}, "ratios"),
         ("G2TRLoadModel", {"checkpoint": "BAGEL-7B-MoT"}, "unified_models"),
         ("G2TRLoadModel", {"vae": "other.safetensors"}, "vae"),
