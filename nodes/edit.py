@@ -9,15 +9,7 @@ from comfy_api.latest import io
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .host.memory import ManagedModel, ManagedReading
-from .sampling import (
-    advanced_inputs,
-    check_sampling,
-    image_outputs,
-    packed,
-    sampling_inputs,
-    settings,
-    size_inputs,
-)
+from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
 from .sockets import CATEGORY, readers_model_input, reading_input, seed_input
 
 
@@ -64,13 +56,8 @@ class Edit(io.ComfyNode):
         interval_end: float | None = None,
     ) -> bool | str:
         """Refuse numbers that no model samples with, which the limits of one widget cannot say."""
-        return check_sampling(
-            text_scale=text_scale,
-            image_scale=image_scale,
-            timestep_shift=timestep_shift,
-            interval_start=interval_start,
-            interval_end=interval_end,
-        )
+        scales = {"text_scale": text_scale, "image_scale": image_scale, "timestep_shift": timestep_shift}
+        return check_sampling(**scales, interval_start=interval_start, interval_end=interval_end)
 
     @classmethod
     def execute(

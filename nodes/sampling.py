@@ -29,88 +29,59 @@ OWN = "model's own"
 
 def sampling_inputs(task: ImageTask, *, thinks: bool = True, scales_image: bool = True) -> list[Any]:
     """Steps and guidance scales of a node that can think first, or cannot."""
-    steps = whole_input(
-        "steps",
-        0,
-        low=0,
-        high=1000,
-        tooltip=tip("Sampling steps; 0 is the model's own: {steps}. Far fewer lose details.", task),
+    text_scale = (
+        "How strongly the picture follows the text (CFG); 0 is the model's own: {text_scale}. 4 to 8 suits most; 1 "
+        "turns all guidance off: faster and much weaker."
     )
-    text_scale = number_input(
-        "text_scale",
-        high=LARGEST_SCALE,
-        step=1.0,  # a click does not land between 0 and 1, where no model has a meaning for it
-        tooltip=tip(
-            "How strongly the picture follows the text (CFG); 0 is the model's own: {text_scale}. 4 to 8 suits most; 1 "
-            "turns all guidance off: faster and much weaker.",
-            task,
-            thinks=thinks,
-        ),
+    image_scale = (
+        "How closely the result stays to the pictures that were read; 0 is the model's own: {image_scale}. 1.2 to 2 "
+        "suits most; 1 turns it off."
     )
-    image_scale = number_input(
-        "image_scale",
-        high=LARGEST_SCALE,
-        step=1.0,
-        tooltip=tip(
-            "How closely the result stays to the pictures that were read; 0 is the model's own: {image_scale}. 1.2 to "
-            "2 suits most; 1 turns it off.",
-            task,
-            thinks=thinks,
-        ),
-    )
-    return [steps, text_scale, image_scale] if scales_image else [steps, text_scale]
-
-
-def size_inputs(meaning: str, *, advanced: bool) -> list[Any]:
-    """Width and height of the result in pixels; `meaning` of 0 may have a placeholder `{side}`."""
+    steps = tip("Sampling steps; 0 is the model's own: {steps}. Far fewer lose details.", task)
+    scales = {"text_scale": text_scale, **({"image_scale": image_scale} if scales_image else {})}
     return [
-        whole_input(
-            side,
-            0,
-            low=0,
-            high=LARGEST_SIDE,
-            step=SIDE_STEP,
-            tooltip=f"{side.capitalize()} of the result in pixels: 0 is {tip(meaning.replace('{side}', f'{{{side}}}'))}"
-            + tip(". Largest: {largest_side}."),
-            advanced=advanced,
-        )
-        for side in ("width", "height")
+        whole_input("steps", 0, low=0, high=1000, tooltip=steps),
+        *(  # by 1: a click does not land between 0 and 1, where no model has a meaning for it
+            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task, thinks=thinks))
+            for name, text in scales.items()
+        ),
     ]
+
+
+def size_inputs(own: str, *, advanced: bool) -> list[Any]:
+    """Width and height of the result in pixels; `own` says what 0 is and may name the placeholder `{side}`."""
+
+    def side_input(side: str) -> Any:
+        meaning = tip(own.replace("{side}", f"{{{side}}}") + ". Largest: {largest_side}.")
+        tooltip = f"{side.capitalize()} of the result in pixels: 0 is {meaning}"
+        return whole_input(side, 0, low=0, high=LARGEST_SIDE, step=SIDE_STEP, tooltip=tooltip, advanced=advanced)
+
+    return [side_input("width"), side_input("height")]
 
 
 def advanced_inputs(task: ImageTask) -> list[Any]:
     """The advanced inputs."""
+
+    def number(name: str, text: str, high: float = 1.0, step: float = 0.01) -> Any:
+        return number_input(name, high=high, step=step, tooltip=tip(text, task), advanced=True)
+
     blurred = "; if edits look blurred, try global" if task == "edit" else ""
     return [
-        number_input(
+        number(
             "timestep_shift",
-            high=LARGEST_SCALE,
-            step=0.1,
-            tooltip=tip(
-                "Spends more steps on the layout (higher) or on details (lower); 1 spaces them evenly; 0 is the "
-                "model's own: {timestep_shift}.",
-                task,
-            ),
-            advanced=True,
+            "Spends more steps on the layout (higher) or on details (lower); 1 spaces them evenly; 0 is the model's "
+            "own: {timestep_shift}.",
+            LARGEST_SCALE,
+            0.1,
         ),
-        number_input(
+        number(
             "interval_start",
-            high=1.0,
-            tooltip=tip(
-                "Guidance acts from flow time 1 (noise) down to this time. Higher skips it for the last details, which "
-                "is faster; 0 is the model's own: {interval_start}.",
-                task,
-            ),
-            advanced=True,
+            "Guidance acts from flow time 1 (noise) down to this time. Higher skips it for the last details, which is "
+            "faster; 0 is the model's own: {interval_start}.",
         ),
-        number_input(
+        number(
             "interval_end",
-            high=1.0,
-            tooltip=tip(
-                "The flow time from which guidance acts; 1 is the first step; 0 is the model's own: {interval_end}.",
-                task,
-            ),
-            advanced=True,
+            "The flow time from which guidance acts; 1 is the first step; 0 is the model's own: {interval_end}.",
         ),
         io.Combo.Input(
             "renorm",
@@ -124,14 +95,10 @@ def advanced_inputs(task: ImageTask) -> list[Any]:
             ),
             advanced=True,
         ),
-        number_input(
+        number(
             "renorm_min",
-            high=1.0,
-            tooltip=tip(
-                "The least that guidance may be scaled back to; 1 turns that off; 0 is the model's own, which sets no "
-                "limit.{not_using_renorm}"
-            ),
-            advanced=True,
+            "The least that guidance may be scaled back to; 1 turns that off; 0 is the model's own, which sets no "
+            "limit.{not_using_renorm}",
         ),
         io.Boolean.Input(
             "think",
@@ -145,9 +112,7 @@ def advanced_inputs(task: ImageTask) -> list[Any]:
             0,
             low=0,
             high=32768,
-            tooltip=tip(
-                "Longest plan, in tokens of about four letters; 0 is the model's own: {max_think_tokens}.",
-            ),
+            tooltip=tip("Longest plan, in tokens of about four letters; 0 is the model's own: {max_think_tokens}."),
             advanced=True,
         ),
         io.Boolean.Input(

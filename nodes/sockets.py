@@ -94,16 +94,8 @@ def number_input(
     advanced: bool = False,
 ) -> Any:
     """A number with two decimals."""
-    return io.Float.Input(
-        name,
-        default=default,
-        min=low,
-        max=high,
-        step=step,
-        round=0.01,
-        tooltip=tooltip,
-        advanced=advanced or None,
-    )
+    limits = {"min": low, "max": high, "step": step, "round": 0.01}
+    return io.Float.Input(name, default=default, tooltip=tooltip, advanced=advanced or None, **limits)
 
 
 def whole_input(

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import SettingsError
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
-from tests.pack import REPOSITORY, STUBS, nodes
+from tests.pack import REPOSITORY, STUBS, module, nodes
 
 SAMPLER = "timestep_shift interval_start interval_end renorm renorm_min think max_think_tokens batch_guidance"
 STABLE = {  # saved workflows hold these: add, never rename
@@ -102,6 +103,25 @@ def test_the_demos_own_numbers_are_told(models: Path) -> None:
         tips = {entry.id: entry.tooltip for entry in nodes()[f"G2TR{name}"].define_schema().inputs}
         for number in {"steps", "text_scale", "image_scale"} & set(tips):
             assert f" {own[task][number]:g} for the BAGEL demo" in tips[number], (name, number)
+
+
+def test_a_third_model_is_told_by_its_registration(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, facts = module("g2tr_core.umm.registry"), module("nodes.facts")
+    first, *others = registry.models()
+    quick = {task: replace(sampling, steps=7) for task, sampling in first.sampling.items()}
+    third = replace(first, name="Third", sampling=quick, thinking_sampling=quick, thinks_before=frozenset())
+    for place in (registry, facts):
+        monkeypatch.setattr(place, "models", lambda: (first, *others, third))
+    facts.facts.cache_clear()
+    try:
+        schemas = {name: node.define_schema() for name, node in nodes().items()}
+    finally:
+        facts.facts.cache_clear()
+    tips = {name: {entry.id: entry.tooltip for entry in schema.inputs} for name, schema in schemas.items()}
+    assert ", 7 for Third" in tips["G2TREdit"]["steps"] and ", 7 for Third" in tips["G2TRImagine"]["steps"]
+    assert "InternVL-U, Third cannot think before answers" in tips["G2TRAsk"]["think"]
+    assert "29 GB for Third" in tips["G2TRLoadModel"]["weights"]
+    assert "load third" in schemas["G2TRLoadModel"].search_aliases
 
 
 def test_compare_does_not_speak_of_thinking(models: Path) -> None:
