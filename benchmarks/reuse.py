@@ -15,13 +15,13 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from g2tr_core.umm.bagel.reading import Reading
 from PIL import Image
 
 from g2tr_core.generation.settings import Decoding, Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.report import Report
 from g2tr_core.umm.bagel.model import Bagel
-from g2tr_core.umm.bagel.reading import Reading
 from g2tr_core.umm.registry import Purpose
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))

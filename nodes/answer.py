@@ -5,8 +5,19 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..g2tr_core.generation.settings import Decoding
-from . import host
-from .sockets import CATEGORY, model_input, reading_input, report_output, seed_input, thinking_output
+from .facts import aliases, tip
+from .host.memory import ManagedModel, ManagedReading
+from .sockets import (
+    CATEGORY,
+    number_input,
+    readers_model_input,
+    reading_input,
+    report_output,
+    seed_input,
+    shown_again,
+    thinking_output,
+    whole_input,
+)
 
 
 class Ask(io.ComfyNode):
@@ -15,14 +26,14 @@ class Ask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRAsk",
             display_name="Ask (G²TR)",
             category=CATEGORY,
             description="Answers a question about pictures that were read. Another question does not read them again.",
-            search_aliases=["g2tr", "bagel", "internvl", "vqa", "caption", "describe", "interrogate", "image to text"],
+            search_aliases=aliases("vqa", "caption", "describe", "interrogate", "image to text"),
+            is_output_node=True,
             inputs=[
-                model_input(),
                 reading_input(),
                 io.String.Input(
                     "question",
@@ -31,64 +42,61 @@ class Ask(io.ComfyNode):
                     placeholder="What do you want to know about the picture?",
                     tooltip="What to ask, in any language that the model speaks.",
                 ),
-                io.Int.Input(
+                whole_input(
                     "max_tokens",
-                    default=512,
-                    min=1,
-                    max=32768,
+                    512,
+                    high=32768,
                     tooltip="Longest answer, in tokens of about four letters. With think, the thinking counts too: "
                     "allow 1000 or more.",
                 ),
                 io.Boolean.Input(
                     "think",
                     default=False,
-                    tooltip="Let the model reason first. Slower; better for questions that need several steps. "
-                    "InternVL-U reasons only before it paints.",
+                    tooltip=tip(
+                        "Let the model reason first. Slower; better for questions that need several steps.{no_thinking}"
+                    ),
                 ),
-                io.Float.Input(
+                number_input(
                     "temperature",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
+                    high=10.0,
                     step=0.05,
-                    round=0.01,
-                    tooltip="0 always takes the likeliest word, so the seed does nothing. Higher varies more; the "
-                    "authors use 0.3.",
+                    tooltip="0 always takes the likeliest word, so the seed does nothing. Higher varies more; 0.3 is "
+                    "a good start.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                number_input(
                     "top_p",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    1.0,
+                    high=1.0,
                     tooltip="With a temperature: choose only among the likeliest words that hold this share of the "
                     "probability.",
                     advanced=True,
                 ),
                 seed_input("With a temperature: which variant to take.", advanced=True),
+                readers_model_input(),
             ],
             outputs=[
-                io.String.Output("answer", tooltip="The answer. Connect it to Preview as Text to see it."),
+                io.String.Output("answer", tooltip="The answer, which the node shows too."),
                 thinking_output(),
                 report_output(),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
     def execute(
         cls,
-        model: host.ManagedModel,
-        reading: host.ManagedReading,
+        reading: ManagedReading,
         question: str,
         max_tokens: int = 512,
         think: bool = False,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        model: ManagedModel | None = None,
     ) -> io.NodeOutput:
         """Answer."""
         decoding = Decoding(max_tokens, temperature, top_p, seed)
-        answer = model.answer(reading, question, decoding, think)
+        answer = (model or reading.owner).answer(reading, question, decoding, think)
         report = answer.report.after(reading.reading.report)
         return io.NodeOutput(answer.text, answer.thinking, report, ui={"text": (answer.text,)})

@@ -14,11 +14,13 @@ from ..g2tr_core.figures.comparison import Entry, sheet, table
 from ..g2tr_core.generation.settings import Decoding
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.reduction import Reduction
-from ..g2tr_core.umm.registry import Purpose
+from ..g2tr_core.umm.registry import ImageTask, Purpose
 from ..g2tr_core.umm.values import Answer, GeneratedImage
-from . import host
-from .painting import check_sampling, image_scale_input, settings, steps_input, text_scale_input
+from .facts import aliases
+from .host import outputs
+from .host.memory import ManagedModel
 from .read import shots, surplus_notes
+from .sampling import check_sampling, sampling_inputs, settings
 from .sockets import (
     CATEGORY,
     ReductionSettings,
@@ -28,14 +30,17 @@ from .sockets import (
     seed_input,
     shown_again,
     verdict,
+    whole_input,
 )
 
 MOST_RATIOS = 8
-EXAMPLE = "For example 1.0, 0.5, 0.25"
+EXAMPLE = "For example 1.0, 0.5, 0.25: commas between the ratios, points in them"
 
 
 class Compare(io.ComfyNode):
     """Pictures, a prompt and ratios -> a labelled contact sheet."""
+
+    TASK: ImageTask = "edit"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -46,7 +51,8 @@ class Compare(io.ComfyNode):
             category=CATEGORY,
             description="Runs one prompt at several keep ratios and shows token maps, results and costs side by side. "
             "The pictures are encoded once.",
-            search_aliases=["g2tr", "xy plot", "grid", "contact sheet", "ablation", "benchmark"],
+            search_aliases=aliases("xy plot", "grid", "contact sheet", "ablation", "benchmark"),
+            is_output_node=True,
             inputs=[
                 model_input(),
                 images_input(),
@@ -70,15 +76,12 @@ class Compare(io.ComfyNode):
                     "measured against.",
                 ),
                 seed_input("The same for all ratios."),
-                steps_input(),
-                text_scale_input(thinks=False),
-                image_scale_input(thinks=False),
+                *sampling_inputs(cls.TASK, thinks=False),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
-                io.Int.Input(
+                whole_input(
                     "max_tokens",
-                    default=256,
-                    min=1,
-                    max=32768,
+                    256,
+                    high=32768,
                     tooltip="Longest answer, in tokens of about four letters.",
                     advanced=True,
                 ),
@@ -99,20 +102,19 @@ class Compare(io.ComfyNode):
         cls,
         ratios: str | None = None,
         images: Any = None,
-        steps: int | None = None,
         text_scale: float | None = None,
         image_scale: float | None = None,
     ) -> bool | str:
-        """Refuse ratios that are none, and numbers that no model paints with."""
+        """Refuse ratios that are none, and numbers that no model samples with."""
         said = True if ratios is None else verdict(lambda: parsed(ratios))
         if said is not True:
             return said
-        return check_sampling(steps=steps, text_scale=text_scale, image_scale=image_scale)
+        return check_sampling(text_scale=text_scale, image_scale=image_scale)
 
     @classmethod
     def execute(
         cls,
-        model: host.ManagedModel,
+        model: ManagedModel,
         images: dict[str, Tensor],
         prompt: str,
         mode: Any = "ask",
@@ -129,7 +131,7 @@ class Compare(io.ComfyNode):
         reductions = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
         decoding = Decoding(max_tokens, seed=seed)
         scales = {"text_scale": text_scale, "image_scale": image_scale}
-        sampling, _ = settings(model.model, "edit", seed=seed, steps=steps, **scales)
+        sampling, _ = settings(model.model, cls.TASK, seed=seed, steps=steps, **scales)
         sheets, tables = [], []
         for pictures, priority in shots(images, reduction):
             entries, notes = [], []
@@ -141,12 +143,12 @@ class Compare(io.ComfyNode):
                     made = answer = model.answer(reading, prompt, decoding, False)
                     result: str | Image.Image = answer.text
                 else:
-                    made = painting = model.edit(reading, prompt, sampling, reading.size, None)
-                    result = painting.image
+                    made = edited = model.edit(reading, prompt, sampling, reading.size, None)
+                    result = edited.image
                 notes += surplus_notes(reading)
                 view, report = reading.reading.token_views()[0], made.report.after(reading.reading.report)
                 entries.append(Entry(setting.keep_ratio, view, result, report))
-            sheets.append(host.image(to_tensor(sheet(entries))))
+            sheets.append(outputs.image(to_tensor(sheet(entries))))
             tables.append("\n\n".join([table(entries), *notes]))
         return io.NodeOutput(sheets, tables, ui={"text": ("\n\n".join(tables),)})
 
@@ -164,6 +166,9 @@ def parsed(ratios: str) -> list[float]:
         raise SettingsError(f"'{ratios}' is not a list of numbers", where="ratios", fix=EXAMPLE) from error
     if not 1 <= len(values) <= MOST_RATIOS:
         raise SettingsError(f"{len(values)} ratios", where="ratios", fix=f"Give 1 to {MOST_RATIOS}. {EXAMPLE}")
-    for value in values:
-        Reduction(keep_ratio=value)
+    try:
+        for value in values:
+            Reduction(keep_ratio=value)
+    except SettingsError as error:
+        raise SettingsError(error.what, where=error.where, fix=f"{error.fix}. {EXAMPLE}") from error
     return values

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import NODES, host
+from . import NODES
+from .host import files
 
 
 class Extension(ComfyExtension):
@@ -12,7 +13,7 @@ class Extension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Make the model folder known."""
-        host.register_folder()
+        files.register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes."""

@@ -11,7 +11,8 @@ from ..g2tr_core.errors import ImageError, SettingsError
 from ..g2tr_core.reduction.masks import check_mask_count, priority_mask
 from ..g2tr_core.report import Change
 from ..g2tr_core.umm.reading import min_tokens_note
-from . import host
+from .facts import aliases
+from .host.memory import ManagedModel, ManagedReading
 from .sockets import (
     CATEGORY,
     ReadingSocket,
@@ -36,7 +37,8 @@ class Read(io.ComfyNode):
             category=CATEGORY,
             description="Reads pictures once: encodes them, reduces their visual tokens and prefills the model. Every "
             "question, instruction and seed then starts from here. Another keep ratio does not encode again.",
-            search_aliases=["g2tr", "encode image", "prefill", "vision", "multimodal", "reference images"],
+            search_aliases=aliases("encode image", "prefill", "vision", "multimodal", "reference images"),
+            is_output_node=True,
             inputs=[
                 model_input(),
                 images_input(),
@@ -51,8 +53,8 @@ class Read(io.ComfyNode):
                 io.Boolean.Input(
                     "think",
                     default=False,
-                    tooltip="Prepare for Ask or Edit Image with think on, which begin with other words. InternVL-U "
-                    "needs no preparation, and does not think before answers.",
+                    tooltip="Prepare for Ask or Edit Image with think on, which begin with other words. Without it "
+                    "they prepare themselves, once.",
                     advanced=True,
                 ),
             ],
@@ -71,7 +73,7 @@ class Read(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.ManagedModel,
+        model: ManagedModel,
         images: dict[str, Tensor],
         reduction: ReductionSettings | None = None,
         purpose: Any = "edit",
@@ -93,7 +95,7 @@ def summary(tokens: Change) -> str:
     return f"{tokens.after:,} of {tokens.before:,} visual tokens kept ({tokens.after / tokens.before:.0%})"
 
 
-def surplus_notes(reading: host.ManagedReading) -> list[str]:
+def surplus_notes(reading: ManagedReading) -> list[str]:
     """What its report says about tokens that `min_tokens` kept beyond the ratio, if there are any."""
     read = reading.reading
     return [min_tokens_note(read.reduction)] if read.held_by_min_tokens else []

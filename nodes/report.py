@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..g2tr_core.figures.times import plot_times
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.report import Report
-from . import host
+from .facts import aliases
+from .host import outputs
 from .sockets import CATEGORY, ReportSocket, shown_again
 
 
@@ -23,10 +24,11 @@ class ReportNode(io.ComfyNode):
             category=CATEGORY,
             description="What a result cost: visual tokens, KV cache and operations with and without the reduction, "
             "and where the time went.",
-            search_aliases=["g2tr", "benchmark", "timing", "profile", "statistics", "memory"],
-            inputs=[ReportSocket.Input("report", tooltip="From Read Images, Ask, Edit Image or Imagine.")],
+            search_aliases=aliases("benchmark", "timing", "profile", "statistics", "memory"),
+            is_output_node=True,
+            inputs=[ReportSocket.Input("report", tooltip="From Read Images, Ask, Edit Image or Text to Image.")],
             outputs=[
-                io.String.Output("table", tooltip="The figures as text. Connect it to Preview as Text to see it."),
+                io.String.Output("table", tooltip="The figures as text, which the node shows too."),
                 io.Image.Output("plot", tooltip="Where the time went, a bar for every stage."),
             ],
         )
@@ -36,4 +38,4 @@ class ReportNode(io.ComfyNode):
     def execute(cls, report: Report) -> io.NodeOutput:
         """Write and draw."""
         table = report.as_text()
-        return io.NodeOutput(table, host.image(to_tensor(plot_times(report))), ui={"text": (table,)})
+        return io.NodeOutput(table, outputs.image(to_tensor(plot_times(report))), ui={"text": (table,)})

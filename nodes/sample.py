@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 
 from ..g2tr_core.embedded import SAMPLE, SCENES
 from ..g2tr_core.images import open_image, to_tensor
-from . import host
+from .facts import aliases
+from .host import outputs
 from .sockets import CATEGORY, shown_again
 
 
@@ -22,9 +23,9 @@ class SampleScene(io.ComfyNode):
             node_id="G2TRSampleScene",
             display_name="Sample Scene (G²TR)",
             category=CATEGORY,
-            description="A scene of coloured shapes and digits: the only kind of picture that the embedded BAGEL demo "
-            "knows. With real weights put Load Image in its place.",
-            search_aliases=["g2tr", "demo", "example image", "test image", "shapes", "digits"],
+            description="A scene of coloured shapes and digits: the only kind of picture that the embedded demo for "
+            "shapes and digits knows. With real weights put Load Image in its place.",
+            search_aliases=aliases("demo", "example image", "test image", "shapes", "digits"),
             inputs=[
                 io.Combo.Input(
                     "scene",
@@ -41,7 +42,7 @@ class SampleScene(io.ComfyNode):
     @classmethod
     def execute(cls, scene: str) -> io.NodeOutput:
         """Open."""
-        picture = host.image(to_tensor(open_image(scenes()[scene])))
+        picture = outputs.image(to_tensor(open_image(scenes()[scene])))
         return io.NodeOutput(picture, ui=ui.PreviewImage(picture))
 
 

@@ -16,9 +16,9 @@ CATEGORY = "G2TR"
 LARGEST_SEED = 2**64 - 1
 MOST_PICTURES = 10  # references read together
 
-Model = io.Custom("G2TR_MODEL")  # host.ManagedModel
+Model = io.Custom("G2TR_MODEL")  # host.memory.ManagedModel
 ReductionSocket = io.Custom("G2TR_REDUCTION")  # ReductionSettings
-ReadingSocket = io.Custom("G2TR_READING")  # host.ManagedReading
+ReadingSocket = io.Custom("G2TR_READING")  # host.memory.ManagedReading
 ReportSocket = io.Custom("G2TR_REPORT")  # g2tr_core.report.Report
 
 
@@ -41,9 +41,14 @@ class ReductionSettings:
         return f"keep_ratio {self.reduction.keep_ratio:g}" + "".join(f", {name} mask" for name in masks)
 
 
-def model_input() -> Any:
+def model_input(tooltip: str = "The model, from Load Unified Model.", *, optional: bool = False) -> Any:
     """The model socket."""
-    return Model.Input("model", tooltip="The model, from Load Unified Model.")
+    return Model.Input("model", optional=optional, tooltip=tooltip)
+
+
+def readers_model_input() -> Any:
+    """The model socket of a node whose reading knows its model."""
+    return model_input("Not needed: the reading knows the model that read it. Another one is refused.", optional=True)
 
 
 def reading_input() -> Any:
@@ -78,8 +83,30 @@ def reduction_input(tooltip: str) -> Any:
     return ReductionSocket.Input("reduction", optional=True, tooltip=tooltip)
 
 
+def number_input(
+    name: str,
+    default: float = 0.0,
+    *,
+    low: float = 0.0,
+    high: float,
+    step: float = 0.01,
+    tooltip: str,
+    advanced: bool = False,
+) -> Any:
+    """A number with two decimals."""
+    limits = {"min": low, "max": high, "step": step, "round": 0.01}
+    return io.Float.Input(name, default=default, tooltip=tooltip, advanced=advanced or None, **limits)
+
+
+def whole_input(
+    name: str, default: int, *, low: int = 1, high: int, step: int = 1, tooltip: str, advanced: bool = False
+) -> Any:
+    """A whole number."""
+    return io.Int.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, advanced=advanced or None)
+
+
 def seed_input(tooltip: str, *, advanced: bool = False) -> Any:
-    """A seed as ComfyUI's samplers have it; 0 is one like any other."""
+    """A seed as ComfyUI's samplers have it; 0 is a seed like any other."""
     return io.Int.Input(
         "seed",
         default=0,

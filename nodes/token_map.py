@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..g2tr_core.figures import token_map
 from ..g2tr_core.images import to_tensor
-from . import host
-from .sockets import CATEGORY, reading_input
+from .facts import aliases
+from .host import outputs
+from .host.memory import ManagedReading
+from .sockets import CATEGORY, reading_input, shown_again
 
 STYLES = {"kept and merged": token_map.draw, "scores": token_map.heat}
 
@@ -18,12 +20,13 @@ class TokenMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRTokenMap",
             display_name="Token Map (G²TR)",
             category=CATEGORY,
             description="Shows which visual tokens of a picture stayed and where the others merged.",
-            search_aliases=["g2tr", "visualize tokens", "heatmap", "saliency", "attention map"],
+            search_aliases=aliases("visualize tokens", "heatmap", "saliency", "attention map"),
+            is_output_node=True,
             inputs=[
                 reading_input(),
                 io.Combo.Input(
@@ -44,10 +47,12 @@ class TokenMap(io.ComfyNode):
                 ),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
-    def execute(cls, reading: host.ManagedReading, style: str = "kept and merged") -> io.NodeOutput:
+    def execute(cls, reading: ManagedReading, style: str = "kept and merged") -> io.NodeOutput:
         """Draw."""
         views = reading.reading.token_views()
-        maps = [host.image(to_tensor(STYLES[style](view))) for view in views]
-        return io.NodeOutput(maps, [token_map.kept_mask(view).unsqueeze(0) for view in views])
+        maps = [outputs.image(to_tensor(STYLES[style](view))) for view in views]
+        kept = [token_map.kept_mask(view).unsqueeze(0) for view in views]
+        return io.NodeOutput(maps, kept, ui=ui.PreviewImage([drawn[0] for drawn in maps]))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from g2tr_core.generation.sampling import BranchPlan, guided_velocity
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from g2tr_core.generation.sampling import BranchPlan, guided_velocity
 from g2tr_core.generation.settings import Guidance
 from g2tr_core.nn.kv_cache import Canvas
 from g2tr_core.reduction import Reduction

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
 from .. import __version__
+from ..generation.settings import Renorm
 from ..reduction.methods import described, method_name, offered
+from ..umm.registry import ImageTask, models, own_values
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
@@ -32,7 +35,7 @@ def parser() -> ArgumentParser:
     """The parser of the whole command line."""
     top = ArgumentParser(
         prog="g2tr",
-        description="Ask about pictures, edit them and imagine new ones, with half the visual tokens (G²TR).",
+        description="Ask about pictures, edit them and generate new ones, with half the visual tokens (G²TR).",
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -45,8 +48,8 @@ def parser() -> ArgumentParser:
         return made
 
     _ask(command("ask", "Answer a question about one or more pictures."))
-    _edit(command("edit", "Edit one or more pictures as an instruction says."))
-    _imagine(command("imagine", "Make a picture from a text."))
+    _edit(command("edit", "Edit a picture as an instruction says."))
+    _imagine(command("imagine", "Generate a picture from a text."))
     _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
     _demo(command("demo", "Ask about, edit and draw the tokens of a sample scene, as one picture."))
     _bench(command("bench", "Run the quality experiment or a benchmark of the source tree, or list them."))
@@ -67,12 +70,15 @@ def _edit(parser: ArgumentParser) -> None:
     _pictures(parser)
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change")
     _output(parser)
-    _common(parser, seed="of the initial noise (0)")
-    image = _generation(parser, size="of the result in pixels (that of the last picture)", interval="0 1")
-    image.add_argument(
-        "--image-scale", type=float, metavar="X", help=f"how closely to keep to the pictures {_own('2')}"
+    _common(parser, seed="of the noise that sampling starts from (0)")
+    sampling = _sampling(parser, "edit", size="of the result in pixels (that of the last picture)")
+    sampling.add_argument(
+        "--image-scale",
+        type=float,
+        metavar="X",
+        help=f"how closely to keep to the pictures {_own('image_scale', 'edit')}",
     )
-    _renorm(image, "text_channel")
+    _renorm(sampling, "edit")
     _planning(parser)
     _reduction(parser)
     loading(parser)
@@ -81,8 +87,9 @@ def _edit(parser: ArgumentParser) -> None:
 def _imagine(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     _output(parser)
-    _common(parser, seed="of the initial noise (0)")
-    _renorm(_generation(parser, size="in pixels (as the model was trained: 1024x1024)", interval="0.4 1"), "global")
+    _common(parser, seed="of the noise that sampling starts from (0)")
+    sizes = {known.name: "x".join(map(str, known.default_size)) for known in models()}
+    _renorm(_sampling(parser, "imagine", size=f"in pixels {_by_model(sizes)}"), "imagine")
     _planning(parser)
     loading(parser)
 
@@ -98,7 +105,7 @@ def _tokens(parser: ArgumentParser) -> None:
 
 def _demo(parser: ArgumentParser) -> None:
     _output(parser)
-    _common(parser, seed="of the initial noise (0)")
+    _common(parser, seed="of the noise that sampling starts from (0)")
     _reduction(parser)
     loading(parser)
 
@@ -120,7 +127,7 @@ def _output(parser: ArgumentParser) -> None:
 
 
 def _common(parser: ArgumentParser, seed: str | None = None) -> None:
-    parser.add_argument("--model", metavar="PATH", help="folder or file of a model (a tiny embedded BAGEL)")
+    parser.add_argument("--model", metavar="PATH", help="folder or file of a model (the embedded demo)")
     if seed is not None:
         parser.add_argument("--seed", type=int, metavar="N", help=seed)
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
@@ -175,35 +182,46 @@ def _writing(parser: ArgumentParser, limit: str, title: str = "writing") -> _Arg
 
 
 def _planning(parser: ArgumentParser) -> None:
-    group = _writing(parser, limit=f"longest plan in tokens {_own('1000', '200')}", title="thinking")
-    group.add_argument("--think", action="store_true", help="let the model plan before it makes the picture")
+    longest = {known.name: str(known.thinking.max_tokens) for known in models()}
+    group = _writing(parser, limit=f"longest plan in tokens {_by_model(longest)}", title="thinking")
+    group.add_argument("--think", action="store_true", help="let the model write a plan first")
 
 
-def _generation(parser: ArgumentParser, size: str, interval: str) -> _ArgumentGroup:
-    group = parser.add_argument_group("image")
+def _sampling(parser: ArgumentParser, task: ImageTask, size: str) -> _ArgumentGroup:
+    group = parser.add_argument_group("sampling")
     group.add_argument("--size", type=_size, metavar="WxH", help=size)
-    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('49', '20')}")
+    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('steps', task)}")
     group.add_argument(
-        "--text-scale", type=float, metavar="X", help=f"how closely to follow the text, 1 is off {_own('4', '4.5')}"
+        "--text-scale",
+        type=float,
+        metavar="X",
+        help=f"how closely to follow the text, 1 is off {_own('text_scale', task)}",
     )
     group.add_argument(
         "--interval",
         type=float,
         nargs=2,
         metavar=("LO", "HI"),
-        help=f"flow times that are guided {_own(interval, '0 1')}",
+        help=f"flow times that are guided {_own('interval', task)}",
     )
-    group.add_argument("--timestep-shift", type=float, metavar="X", help=f"time spent on the coarse shapes {_own('3')}")
+    group.add_argument(
+        "--timestep-shift",
+        type=float,
+        metavar="X",
+        help=f"time spent on the coarse shapes {_own('timestep_shift', task)}",
+    )
     group.add_argument(
         "--no-batch-guidance", dest="batch_guidance", action="store_false", default=None, help="slower, less memory"
     )
     return group
 
 
-def _renorm(group: _ArgumentGroup, default: str) -> None:
-    choices = ("global", "channel", "text_channel")
-    group.add_argument("--renorm", choices=choices, help=f"what guidance may not make stronger, of BAGEL ({default})")
-    group.add_argument("--renorm-min", type=float, metavar="X", help="least factor of that, 1 is off (0)")
+def _renorm(group: _ArgumentGroup, task: ImageTask) -> None:
+    choices = get_args(Renorm)
+    group.add_argument("--renorm", choices=choices, help=f"what guidance may not make stronger {_own('renorm', task)}")
+    group.add_argument(
+        "--renorm-min", type=float, metavar="X", help=f"least factor of that, 1 is off {_own('renorm_min', task)}"
+    )
 
 
 def loading(parser: ArgumentParser) -> None:
@@ -221,9 +239,22 @@ def loading(parser: ArgumentParser) -> None:
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
 
 
-def _own(bagel: str, internvlu: str | None = None) -> str:
+def _own(setting: str, task: ImageTask) -> str:
     """A default that is the model's own: the authors' values."""
-    return f"({bagel})" if internvlu in (None, bagel) else f"(BAGEL {bagel}, InternVL-U {internvlu})"
+    return _by_model({name: _written(value) for name, value in own_values(setting, task).items()})
+
+
+def _by_model(values: Mapping[str, str]) -> str:
+    """`(3)` where all models share a value, `(BAGEL 49, InternVL-U 20)` where they differ or some do not use it."""
+    if len(values) == len(models()) and len(set(values.values())) == 1:
+        return f"({next(iter(values.values()))})"
+    return f"({', '.join(f'{name} {value}' for name, value in values.items())})"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_written, value))
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _size(text: str) -> tuple[int, int]:

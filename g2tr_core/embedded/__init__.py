@@ -18,6 +18,12 @@ from typing import NamedTuple
 CHECKPOINT = Path(__file__).parent / "bagel-world"
 SCENES = Path(__file__).parent / "scenes"
 INTERNVLU = Path(__file__).parent / "internvlu-tiny"
+DEMOS = {
+    "embedded demo (BAGEL, shapes and digits)": CHECKPOINT,
+    "embedded demo (InternVL-U, random weights)": INTERNVLU,
+}
+"""What the loader calls the models that travel with the package; the first is the one that it starts with."""
+
 PHOTO = Path(__file__).parent / "coffee.jpg"
 
 

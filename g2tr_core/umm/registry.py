@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from ..generation.settings import Decoding, Sampling
@@ -16,6 +17,9 @@ Purpose = Literal["answer", "edit"]
 ImageTask = Literal["edit", "imagine"]
 LatentSpace = Literal["flux", "qwen-image"]
 """Whose autoencoder made a latent: what `GeneratedImage.latent` and previews mean."""
+
+LATENT_SPACE_NAMES: Mapping[LatentSpace, str] = MappingProxyType({"flux": "FLUX", "qwen-image": "Qwen-Image"})
+"""Whose autoencoder that is, as people call it."""
 
 Size = tuple[int, int]
 """Width and height in pixels, as Pillow has it."""
@@ -37,7 +41,7 @@ class Download:
     Args:
         repository: on Hugging Face.
         folder: the usual name of its folder.
-        files: what the folder must hold.
+        files: what to put into the folder, of all that is released; a name without a suffix is a subfolder.
         gigabytes: of weights in bf16.
     """
 
@@ -59,7 +63,7 @@ class Facts:
         release_mark: a file that marks a released folder, beside the weights or in the folder above.
         download: where the released weights are.
         latent_space: what its latents mean.
-        autoencoder: the file of its autoencoder, as people know it.
+        autoencoder: the file of its autoencoder in the released folder.
         default_size: of a generated picture where nothing else says one.
         sides: what `edit` and `imagine` take as sides.
         sampling: the authors' settings by task.
@@ -92,3 +96,23 @@ def models() -> tuple[Facts, ...]:
     from .internvlu.facts import INTERNVLU
 
     return BAGEL, INTERNVLU
+
+
+def own_value(sampling: Sampling, setting: str) -> object:
+    """A setting of `Sampling` or its `Guidance` by name."""
+    return getattr(sampling if hasattr(sampling, setting) else sampling.guidance, setting)
+
+
+def own_values(setting: str, task: ImageTask, *, think: bool = False) -> dict[str, object]:
+    """The authors' value of a setting by the name of the model, of every model that uses it.
+
+    Args:
+        setting: a field of `Sampling` or `Guidance`.
+        task: what the setting is for.
+        think: the value where the model thinks first.
+    """
+    return {
+        known.name: own_value((known.thinking_sampling if think else known.sampling)[task], setting)
+        for known in models()
+        if setting not in known.unused_sampling
+    }

@@ -75,7 +75,7 @@ def half(models: Path) -> Any:
 
 @pytest.fixture
 def host() -> Any:
-    return module("nodes.host")
+    return module("nodes.host.memory")
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_what_was_loaded_in_part_is_loaded_whole(model: Any, reading: Any, mm: A
 
 
 def test_weights_outside_of_layers_are_brought_along(models: Path) -> None:
-    host = module("nodes.host")
+    host = module("nodes.host.memory")
     network = nn.Module()
     network.token, network.layer = nn.Parameter(torch.ones(3), requires_grad=False), nn.Linear(2, 2)
     network.layer.comfy_cast_weights = True
@@ -188,7 +188,7 @@ def test_previews_follow_comfyuis_setting(model, reading, shown: list, monkeypat
 
 
 def test_the_list_of_models(models: Path) -> None:
-    files = module("nodes.model_files")
+    files = module("nodes.host.files")
     own, others = models / "unified_models", models / "diffusion_models"
     shutil.copy(BAGEL_TINY / "ema.safetensors", others / "bagel_repack.safetensors")
     shutil.copy(BAGEL_TINY / "ae.safetensors", others / "something_else.safetensors")
@@ -208,8 +208,7 @@ def test_the_list_of_models(models: Path) -> None:
         for file in others.iterdir():
             file.unlink()
     assert found == [
-        files.EMBEDDED_BAGEL,
-        files.EMBEDDED_INTERNVLU,
+        *files.DEMOS,
         "InternVL-U",
         "single.safetensors",
         "sub/small",
@@ -256,6 +255,6 @@ def test_a_file_that_is_no_model_says_what_it_is(models: Path) -> None:
 
 
 def test_the_embedded_models_are_always_there(models: Path) -> None:
-    for name in module("nodes.model_files").EMBEDDED:
+    for name in module("g2tr_core.embedded").DEMOS:
         assert name in str(run("G2TRLoadModel", checkpoint=name)[0][0])
     assert "embedded demo (BAGEL" in str(run("G2TRLoadModel")[0][0])

@@ -124,7 +124,7 @@ def test_edit(model: Any, photo: torch.Tensor, half: Any) -> None:
 
 
 def test_nothing_set_is_the_models_own(model: Any, photo: torch.Tensor) -> None:
-    """A graph whose numbers are 0 paints what the core paints by itself, and says with what."""
+    """A graph whose numbers are 0 generates what the core does by itself, and says with what."""
     reading = read(model, {"image1": photo})[0][0]
     core, (width, height) = model.model, model.model.default_size
     for node, task, inputs in (("G2TREdit", "edit", {"reading": reading}), ("G2TRImagine", "imagine", {})):
@@ -236,8 +236,9 @@ def test_masks_steer_what_is_kept(model: Any, photo: torch.Tensor) -> None:
 
 def test_token_map(model: Any, photo: torch.Tensor, half: Any) -> None:
     readings = read(model, {"image1": photo, "image2": photo * 0.5}, reduction=half)[0]
-    images, masks = run("G2TRTokenMap", reading=readings)
+    (images, masks), (shown,) = outcome("G2TRTokenMap", reading=readings)
     assert len(images) == len(masks) == 2 and images[0].ndim == 4 and masks[0].ndim == 3
+    assert [picture.shape for picture in shown.values] == [image[0].shape for image in images]
     assert masks[0].mean() == pytest.approx(0.5, abs=0.02) and set(masks[0].unique().tolist()) == {0.0, 1.0}
     heat = run("G2TRTokenMap", reading=readings, style="scores")[0]
     assert heat[0].std() > 0.01
@@ -286,6 +287,7 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRCompare", {"ratios": "half"}, "ratios"),
         ("G2TRCompare", {"ratios": " , "}, "ratios"),
         ("G2TRCompare", {"ratios": "0.5, 2"}, "keep_ratio"),
+        ("G2TRCompare", {"ratios": "0,5"}, "points in them"),
         ("G2TRCompare", {"ratios": "0.5 " * 9}, "ratios"),
         ("G2TRLoadModel", {"checkpoint": "BAGEL-7B-MoT"}, "unified_models"),
         ("G2TRLoadModel", {"vae": "other.safetensors"}, "vae"),
@@ -327,6 +329,11 @@ def test_an_interval_against_the_models_own_is_told_in_the_nodes_words(models: P
 
 
 def test_a_reading_of_another_model_is_refused(model: Any, models: Path, photo: torch.Tensor) -> None:
+    reading = read(model, {"image1": photo})[0]
+    assert (
+        run("G2TRAsk", reading=reading, question="What?", **SHORT)[0]
+        == run("G2TRAsk", model=model, reading=reading, question="What?", **SHORT)[0]
+    ), "a reading knows its model"
     for name in ("sub/small", "InternVL-U"):
         other = run("G2TRLoadModel", checkpoint=name, weights="fp32")[0][0]
         with pytest.raises(error("SettingsError"), match="another model"):

@@ -6,14 +6,16 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from g2tr_core.embedded import CHECKPOINT
-from g2tr_core.generation.settings import Decoding
+from g2tr_core.errors import SettingsError
+from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
-from tests.pack import REPOSITORY, STUBS, nodes
+from tests.pack import REPOSITORY, STUBS, module, nodes
 
 SAMPLER = "timestep_shift interval_start interval_end renorm renorm_min think max_think_tokens batch_guidance"
 STABLE = {  # saved workflows hold these: add, never rename
@@ -25,9 +27,9 @@ STABLE = {  # saved workflows hold these: add, never rename
         "reduction",
     ),
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),
-    "G2TRAsk": ("model reading question max_tokens think temperature top_p seed", "answer thinking report"),
+    "G2TRAsk": ("reading question max_tokens think temperature top_p seed model", "answer thinking report"),
     "G2TREdit": (
-        f"model reading instruction seed steps text_scale image_scale width height {SAMPLER}",
+        f"reading instruction seed steps text_scale image_scale width height {SAMPLER} model",
         "image latent thinking report",
     ),
     "G2TRImagine": (f"model prompt width height seed steps text_scale {SAMPLER}", "image latent thinking report"),
@@ -103,6 +105,25 @@ def test_the_demos_own_numbers_are_told(models: Path) -> None:
             assert f" {own[task][number]:g} for the BAGEL demo" in tips[number], (name, number)
 
 
+def test_a_third_model_is_told_by_its_registration(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, facts = module("g2tr_core.umm.registry"), module("nodes.facts")
+    first, *others = registry.models()
+    quick = {task: replace(sampling, steps=7) for task, sampling in first.sampling.items()}
+    third = replace(first, name="Third", sampling=quick, thinking_sampling=quick, thinks_before=frozenset())
+    for place in (registry, facts):
+        monkeypatch.setattr(place, "models", lambda: (first, *others, third))
+    facts.facts.cache_clear()
+    try:
+        schemas = {name: node.define_schema() for name, node in nodes().items()}
+    finally:
+        facts.facts.cache_clear()
+    tips = {name: {entry.id: entry.tooltip for entry in schema.inputs} for name, schema in schemas.items()}
+    assert ", 7 for Third" in tips["G2TREdit"]["steps"] and ", 7 for Third" in tips["G2TRImagine"]["steps"]
+    assert "InternVL-U, Third cannot think before answers" in tips["G2TRAsk"]["think"]
+    assert "29 GB for Third" in tips["G2TRLoadModel"]["weights"]
+    assert "load third" in schemas["G2TRLoadModel"].search_aliases
+
+
 def test_compare_does_not_speak_of_thinking(models: Path) -> None:
     assert not [entry.id for entry in nodes()["G2TRCompare"].define_schema().inputs if "think" in entry.tooltip]
 
@@ -113,6 +134,27 @@ def test_only_edits_are_said_to_be_edits(models: Path) -> None:
         for name in ("G2TREdit", "G2TRImagine")
     }
     assert "try global" in tips["G2TREdit"] and "edit" not in tips["G2TRImagine"]
+
+
+def test_nodes_that_show_something_end_a_graph(models: Path) -> None:
+    ends = {name for name, node in nodes().items() if node.define_schema().is_output_node}
+    assert ends == {"G2TRRead", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare"}
+
+
+def test_limits_of_the_sampler_are_those_of_the_core(models: Path) -> None:
+    inputs = {entry.id: entry for entry in nodes()["G2TREdit"].define_schema().inputs}
+    for name, kind in (("text_scale", Guidance), ("image_scale", Guidance), ("timestep_shift", Sampling)):
+        kind(**{name: inputs[name].max})
+        with pytest.raises(SettingsError):
+            kind(**{name: inputs[name].max + 1})
+    Sampling(steps=inputs["steps"].max)
+    with pytest.raises(SettingsError):
+        Sampling(steps=inputs["steps"].max + 1)
+    assert inputs["text_scale"].step == inputs["image_scale"].step == 1, "a click from 0 leads to a legal value"
+
+
+def test_models_are_found_by_name(models: Path) -> None:
+    assert {"load bagel", "bagel loader"} <= set(nodes()["G2TRLoadModel"].define_schema().search_aliases)
 
 
 def test_seeds_are_comfyuis(models: Path) -> None:
@@ -128,7 +170,7 @@ def test_pictures_grow_from_image1(models: Path) -> None:
         assert [socket.id for socket in images.sockets()][:3] == ["image1", "image2", "image3"]
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "nodes").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "nodes").rglob("*.py")), ids=lambda path: path.name)
 def test_only_the_host_knows_comfyui(path: Path) -> None:
     inside = {"comfy", "folder_paths", "comfy_execution", "latent_preview", "nodes", "server", "execution"}
     imported = set()
@@ -137,7 +179,7 @@ def test_only_the_host_knows_comfyui(path: Path) -> None:
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             imported.add((node.module or "").split(".")[0])
-    assert path.name == "host.py" or not imported & inside
+    assert path.parent.name == "host" or not imported & inside
     assert "g2tr_core" not in imported, "ComfyUI does not put the pack on sys.path"
 
 

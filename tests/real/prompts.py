@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.real.comfy_server import WORKFLOWS, Prompt
 
-BAGEL, INTERNVLU = "embedded demo (BAGEL, shapes and digits)", "embedded demo (InternVL-U, tiny)"
+BAGEL, INTERNVLU = "embedded demo (BAGEL, shapes and digits)", "embedded demo (InternVL-U, random weights)"
 
 
 def template(name: str) -> Prompt:

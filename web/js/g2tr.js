@@ -1,9 +1,10 @@
-// Shows inside a node the text that its last run reported: token counts of a reading, tables of costs.
+// Shows inside a node the text that its last run reported: an answer, token counts, tables of costs.
+// Gives the growing picture sockets their names in the language of the editor.
 import { app } from "../../../scripts/app.js";
 
 const WIDGET = "g2tr_text";
 const LINE = 16; // pixels
-const LINES = { G2TRRead: 1, G2TRReport: 7, G2TRCompare: 7 }; // at least so much room; what is longer scrolls
+const LINES = { G2TRRead: 1, G2TRAsk: 3, G2TRReport: 7, G2TRCompare: 7 }; // at least so much room; what is longer scrolls
 
 function addText(node, lines) {
   const box = document.createElement("pre");
@@ -15,7 +16,7 @@ function addText(node, lines) {
     background: "var(--comfy-input-bg, #222)",
     color: "var(--input-text, #ddd)",
     font: `11px/${LINE}px monospace`,
-    whiteSpace: lines === 1 ? "pre-wrap" : "pre", // a table keeps its lines
+    whiteSpace: lines < 7 ? "pre-wrap" : "pre", // a table keeps its lines
     overflow: "auto",
     userSelect: "text",
   });
@@ -36,9 +37,25 @@ function showText(node, output) {
   widget.element.textContent = [output.text].flat().join("\n");
 }
 
+// The editor labels a growing socket with its English name, which hides the translated one.
+function showTranslatedName(input) {
+  if (input.name.startsWith("images.") && input.label === input.name.split(".")[1]) input.label = undefined;
+}
+
 app.registerExtension({
   name: "G2TR.Text",
   beforeRegisterNodeDef(nodeType, nodeData) {
+    if (nodeData.name.startsWith("G2TR")) {
+      const { onInputAdded, onConfigure } = nodeType.prototype;
+      nodeType.prototype.onInputAdded = function (input, ...rest) {
+        onInputAdded?.call(this, input, ...rest);
+        queueMicrotask(() => showTranslatedName(input)); // the label is set after this
+      };
+      nodeType.prototype.onConfigure = function (...args) {
+        onConfigure?.apply(this, args);
+        this.inputs?.forEach(showTranslatedName);
+      };
+    }
     const lines = LINES[nodeData.name];
     if (!lines) return;
     const { onNodeCreated, onExecuted } = nodeType.prototype;

@@ -18,11 +18,11 @@ INTERNVLU = Facts(
     download=Download(
         repository="InternVL-U/InternVL-U",
         folder="InternVL-U",
-        files=("model_index.json", "vlm", "generation_decoder", "vae", "processor"),
+        files=("model_index.json", "generation_decoder", "processor", "scheduler", "vae", "vlm"),
         gigabytes=8.0,
     ),
     latent_space="qwen-image",
-    autoencoder="the file of its vae folder (Qwen-Image's)",
+    autoencoder="vae/diffusion_pytorch_model.safetensors",
     default_size=(1024, 1024),
     sides=SizeRange(16, LARGEST_SIDE, 16),
     sampling={"edit": PLAIN, "imagine": PLAIN},

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..g2tr_core.umm.reading import EncodedInputs, EncodedPicture
+from ...g2tr_core.umm.reading import EncodedInputs, EncodedPicture
 
 MOST = 16  # pictures, about 40 MB each at full size
 

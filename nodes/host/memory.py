@@ -1,4 +1,4 @@
-"""The one module that knows ComfyUI's internals: memory manager, devices, progress, interruption, previews.
+"""Models and readings in ComfyUI's memory manager.
 
 A network is a `CoreModelPatcher` of layers from `comfy.ops`, so the manager may load it in part and cast weights as
 they are used. The autoencoder and the KV caches of every reading have patchers of their own: they are counted, moved
@@ -9,40 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import comfy.latent_formats
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
-import comfy.utils
-import folder_paths
-import latent_preview
 import torch
 from torch import Tensor, nn
 
-from ..g2tr_core import umm
-from ..g2tr_core.errors import OutOfMemoryError, SettingsError
-from ..g2tr_core.generation.settings import Decoding, Sampling
-from ..g2tr_core.reduction import Reduction
-from ..g2tr_core.report import Report
-from ..g2tr_core.umm.contract import UnifiedModel
-from ..g2tr_core.umm.reading import EncodedInputs, Item, Reading
-from ..g2tr_core.umm.registry import LatentSpace, Purpose, Size
-from ..g2tr_core.umm.values import Answer, GeneratedImage
-from .recent import EncoderCache
+from ...g2tr_core import umm
+from ...g2tr_core.errors import OutOfMemoryError, SettingsError
+from ...g2tr_core.generation.settings import Decoding, Sampling
+from ...g2tr_core.reduction import Reduction
+from ...g2tr_core.report import Report
+from ...g2tr_core.umm.contract import UnifiedModel
+from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
+from ...g2tr_core.umm.registry import Purpose, Size
+from ...g2tr_core.umm.values import Answer, GeneratedImage
+from .encoder_cache import EncoderCache
+from .progress import Progress
 
-MODEL_FOLDER = "unified_models"
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
-LATENT_FORMATS = {"flux": comfy.latent_formats.Flux, "qwen-image": comfy.latent_formats.Wan21}  # Qwen-Image's is Wan's
 
 _alive: WeakValueDictionary[Any, ManagedModel] = WeakValueDictionary()
 
 
 class ManagedModel:
-    """A model in the hands of ComfyUI's memory manager; what a model socket carries.
+    """A model under ComfyUI's memory manager; what a model socket carries.
 
     Args:
         model: the core's model; networks on the offload device.
@@ -55,7 +50,7 @@ class ManagedModel:
         # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
         self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
-        self._recent = EncoderCache()
+        self._encoder_cache = EncoderCache()
 
     def __str__(self) -> str:
         return self.name
@@ -80,7 +75,7 @@ class ManagedModel:
             reading = self.model.read(
                 encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self._progress()
             )
-            self._recent.keep(pictures, reading.encoding)
+            self._encoder_cache.keep(pictures, reading.encoding)
         reading.report = reading.report.after(Report(ms=encoding.ms))
         return ManagedReading(self, reading)
 
@@ -93,24 +88,15 @@ class ManagedModel:
     def edit(
         self, reading: ManagedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
     ) -> GeneratedImage:
-        """Paint a reading anew."""
+        """Edit the pictures of a reading."""
         own, progress = self._own(reading), self._progress()
         with self._ready(self.model.memory_estimate.editing(own, size, sampling, think), reading):
             return self.model.edit(own, instruction, sampling, size=size, think=think, progress=progress)
 
     def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> GeneratedImage:
-        """Paint from a text."""
+        """Generate a picture from a text."""
         with self._ready(self.model.memory_estimate.imagining(size, sampling, think)):
             return self.model.imagine(prompt, sampling, size=size, think=think, progress=self._progress())
-
-    def latent(self, painted: Tensor) -> dict[str, Tensor]:
-        """A painting's latent [16, h, w] -> LATENT as ComfyUI has it in this model's space, neither scaled nor shifted.
-
-        [1, 16, h, w]; [1, 16, 1, h, w] where the autoencoder is one for video.
-        """
-        latents = LATENT_FORMATS[self.model.latent_space]()
-        plain = latents.process_out(_batch(painted, latents))
-        return {"samples": plain.to(mm.intermediate_device(), torch.float32)}
 
     @contextmanager
     def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
@@ -142,7 +128,7 @@ class ManagedModel:
         ms: dict[str, float] = {}
         for picture in pictures:
             mm.throw_exception_if_processing_interrupted()
-            known = self._recent.find(picture)
+            known = self._encoder_cache.find(picture)
             encoding = self.model.encode(picture) if known is None else EncodedInputs((known,)).to(self.model.device)
             items += encoding.items
             ms = Report(ms=encoding.ms).after(Report(ms=ms)).ms
@@ -176,7 +162,7 @@ class ReadingState(nn.Module):
 
 
 class ManagedReading:
-    """A reading in the hands of the memory manager; what a reading socket carries.
+    """A reading under the memory manager; what a reading socket carries.
 
     Args:
         owner: the model that read; kept alive, for the reading is of no use without it.
@@ -205,32 +191,6 @@ class ManagedReading:
         self.patcher.size = self.reading.nbytes
         if self.patcher.model.device == self.patcher.load_device:
             self.patcher.model.model_loaded_weight_memory = self.patcher.size
-
-
-class Progress:
-    """Drives ComfyUI's progress bar and latent preview; raises where the user has cancelled.
-
-    Args:
-        space: what the previewed latents mean.
-    """
-
-    def __init__(self, space: LatentSpace) -> None:
-        self._latents = LATENT_FORMATS[space]()
-        self._stage = ""
-        self._bar: Any = None
-        self._previewer: Any = None
-
-    def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
-        """See `interface.Progress`; a preview is sent where ComfyUI's settings ask for one."""
-        mm.throw_exception_if_processing_interrupted()
-        if stage != self._stage:
-            self._stage, self._bar = stage, comfy.utils.ProgressBar(total)
-            if preview is not None:
-                self._previewer = latent_preview.get_previewer(preview.device, self._latents)
-        picture = None
-        if preview is not None and self._previewer is not None:
-            picture = self._previewer.decode_latent_to_preview_image("JPEG", _batch(preview, self._latents))
-        self._bar.update_absolute(done, total, picture)
 
 
 def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashable) -> ManagedModel:
@@ -273,32 +233,9 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
-    hosted = ManagedModel(model, name, offload_device)
-    _alive[key] = hosted
-    return hosted
-
-
-def register_folder() -> None:
-    """Make the pack's model folder known, behind those that extra_model_paths.yaml names for it."""
-    folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
-
-
-def model_folder() -> str:
-    """The first of the pack's model folders, to tell people where models belong."""
-    first: str = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
-    return first
-
-
-def files(key: str) -> dict[str, Path]:
-    """The safetensors files of one of ComfyUI's model folders and their relative names, with / on every system."""
-    names = [name for name in folder_paths.get_filename_list(key) if name.lower().endswith(".safetensors")]
-    paths = {PurePath(name).as_posix(): folder_paths.get_full_path(key, name) for name in names}
-    return {name: Path(path) for name, path in paths.items() if path is not None}
-
-
-def image(pixels: Tensor) -> Tensor:
-    """[H, W, 3] of 0 … 1 -> IMAGE [1, H, W, 3]."""
-    return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
+    managed = ManagedModel(model, name, offload_device)
+    _alive[key] = managed
+    return managed
 
 
 def _quantised_operations(compute: torch.dtype) -> Any:
@@ -318,8 +255,3 @@ def _bring_what_is_left(network: nn.Module, device: torch.device) -> None:
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.device != device:
                 setattr(module, name, nn.Parameter(weight.to(device), requires_grad=False))
-
-
-def _batch(latent: Tensor, latents: comfy.latent_formats.LatentFormat) -> Tensor:
-    """[16, h, w] -> [1, 16, h, w], or [1, 16, 1, h, w] in the format of a video model, which has frames."""
-    return latent.unsqueeze(0) if latents.latent_dimensions == 2 else latent[None, :, None]

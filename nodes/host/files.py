@@ -1,4 +1,4 @@
-"""Which files and folders the loader offers, by the names that workflows keep.
+"""ComfyUI's model folders, and which of their files the loader offers, by the names that workflows keep.
 
 In the pack's own folder everything is offered. In ComfyUI's usual folders, where all kinds of models lie, only what the
 core knows by a file's header. A file of a released folder stands for the whole folder.
@@ -7,32 +7,33 @@ core knows by a file's header. A file of a released folder stands for the whole 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
-from ..g2tr_core import umm
-from ..g2tr_core.embedded import CHECKPOINT, INTERNVLU
-from ..g2tr_core.errors import CheckpointError
-from . import host
+import folder_paths
 
-EMBEDDED_BAGEL, EMBEDDED_INTERNVLU = "embedded demo (BAGEL, shapes and digits)", "embedded demo (InternVL-U, tiny)"
-EMBEDDED = {EMBEDDED_BAGEL: CHECKPOINT, EMBEDDED_INTERNVLU: INTERNVLU}
-BESIDE = "beside the model"
+from ...g2tr_core import umm
+from ...g2tr_core.embedded import DEMOS
+from ...g2tr_core.errors import CheckpointError
+from ..facts import tip
+
+MODEL_FOLDER = "unified_models"
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")
-BELONGS = "A released folder as it is (BAGEL: ema.safetensors, ae.safetensors, llm_config.json, vit_config.json, "
-BELONGS += "tokenizer files; InternVL-U: model_index.json and its subfolders) or a single .safetensors file belongs "
-BELONGS += "there; then press R to refresh"
-GET_VAE = "Put BAGEL's ae.safetensors (FLUX's autoencoder) or the file of InternVL-U's vae folder (Qwen-Image's) into "
-GET_VAE += f"models/vae, or choose '{BESIDE}'"
+BESIDE = "beside the model"
 
 Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of every file
 
 
+def register_folder() -> None:
+    """Make the pack's model folder known, behind those that extra_model_paths.yaml names for it."""
+    folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
+
+
 def checkpoints() -> dict[str, Path]:
     """Every model by name: the embedded demos first, then those of the pack's own folder, then those elsewhere."""
-    found = dict(EMBEDDED)
-    for key in (host.MODEL_FOLDER, *USUAL_FOLDERS):
-        own = key == host.MODEL_FOLDER
-        for name, path in host.files(key).items():
+    found = dict(DEMOS)
+    for key in (MODEL_FOLDER, *USUAL_FOLDERS):
+        own = key == MODEL_FOLDER
+        for name, path in _files(key).items():
             if own or _is_known(path, path.stat().st_mtime_ns):
                 short, place = _released(name, path) or (name, path)
                 found.setdefault(short if own else f"{key}/{short}", place)
@@ -41,7 +42,7 @@ def checkpoints() -> dict[str, Path]:
 
 def autoencoders() -> dict[str, Path]:
     """Every autoencoder of ComfyUI's folder by name."""
-    return host.files("vae")
+    return _files("vae")
 
 
 def checkpoint_path(name: str) -> Path:
@@ -52,8 +53,11 @@ def checkpoint_path(name: str) -> Path:
     """
     path = checkpoints().get(name)
     if path is None:
-        folder = host.model_folder()
-        raise CheckpointError(f"there is no model '{name}' in {folder}", where="checkpoint", fix=BELONGS)
+        folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
+        fix = tip(
+            "A released folder as it is ({files}) or a single .safetensors file belongs there; then press R to refresh"
+        )
+        raise CheckpointError(f"there is no model '{name}' in {folder}", where="checkpoint", fix=fix)
     return path
 
 
@@ -67,7 +71,8 @@ def autoencoder_path(name: str) -> Path | None:
         return None
     path = autoencoders().get(name)
     if path is None:
-        raise CheckpointError(f"there is no autoencoder '{name}'", where="vae", fix=GET_VAE)
+        fix = tip("Put {autoencoders} into models/vae, or choose '" + BESIDE + "'")
+        raise CheckpointError(f"there is no autoencoder '{name}'", where="vae", fix=fix)
     return path
 
 
@@ -77,6 +82,13 @@ def stamp(*paths: Path | None) -> Stamp:
     files = [file for path in given for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     states = [(str(file), file.stat()) for file in files if file.is_file()]
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
+
+
+def _files(key: str) -> dict[str, Path]:
+    """The safetensors files of one of ComfyUI's model folders and their relative names, with / on every system."""
+    names = [name for name in folder_paths.get_filename_list(key) if name.lower().endswith(".safetensors")]
+    paths = {PurePath(name).as_posix(): folder_paths.get_full_path(key, name) for name in names}
+    return {name: Path(path) for name, path in paths.items() if path is not None}
 
 
 def _released(name: str, path: Path) -> tuple[str, Path] | None:

@@ -1,0 +1,1 @@
+"""The only importer of ComfyUI's internals: memory manager, devices, progress, previews, model folders."""

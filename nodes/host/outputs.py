@@ -1,0 +1,35 @@
+"""Images and latents as ComfyUI has them."""
+
+from __future__ import annotations
+
+import comfy.latent_formats
+import comfy.model_management as mm
+import torch
+from comfy.latent_formats import LatentFormat
+from torch import Tensor
+
+from ...g2tr_core.umm.registry import LatentSpace
+
+LATENT_FORMATS: dict[LatentSpace, type[LatentFormat]] = {
+    "flux": comfy.latent_formats.Flux,
+    "qwen-image": comfy.latent_formats.Wan21,  # Qwen-Image's autoencoder is Wan's
+}
+
+
+def image(pixels: Tensor) -> Tensor:
+    """[H, W, 3] of 0 … 1 -> IMAGE [1, H, W, 3] fp32."""
+    return pixels.unsqueeze(0).to(mm.intermediate_device(), torch.float32)
+
+
+def latent(scaled: Tensor, space: LatentSpace) -> dict[str, Tensor]:
+    """A model's latent [16, h, w] -> LATENT, neither scaled nor shifted, for core's decoders.
+
+    [1, 16, h, w] fp32; [1, 16, 1, h, w] where the autoencoder is one for video.
+    """
+    latents = LATENT_FORMATS[space]()
+    return {"samples": latents.process_out(batch(scaled, latents)).to(mm.intermediate_device(), torch.float32)}
+
+
+def batch(scaled: Tensor, latents: LatentFormat) -> Tensor:
+    """[16, h, w] -> [1, 16, h, w], or [1, 16, 1, h, w] in the format of a video model, which has frames."""
+    return scaled.unsqueeze(0) if latents.latent_dimensions == 2 else scaled[None, :, None]
