@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -26,12 +26,12 @@ from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.bagel.network import BagelNetwork
 from g2tr_core.umm.bagel.tokenizer import load_tokenizer, special_tokens
 from g2tr_core.umm.bagel.vae import Autoencoder
-from g2tr_core.umm.contract import PictureModel
+from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.internvlu import checkpoint as internvlu
 from g2tr_core.umm.internvlu.config import InternVLUConfig
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.internvlu.network import InternVLUNetwork
-from g2tr_core.umm.internvlu.prompts import Words
+from g2tr_core.umm.internvlu.prompts import ChatTokenizer
 from g2tr_core.umm.internvlu.vae import Autoencoder as VideoAutoencoder
 
 M = TypeVar("M", bound=nn.Module)
@@ -146,7 +146,7 @@ def dtype_on(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def random_model(name: str, device: torch.device) -> PictureModel[Any]:
+def random_model(name: str, device: torch.device) -> UnifiedModel:
     """A model of `MODELS` or of `INTERNVLU_MODELS`, with an embedded tokenizer."""
     return random_bagel(name, device) if name in MODELS else random_internvlu(name, device)
 
@@ -154,10 +154,9 @@ def random_model(name: str, device: torch.device) -> PictureModel[Any]:
 def random_internvlu(name: str, device: torch.device) -> InternVLU:
     """A model of one of the `INTERNVLU_MODELS`."""
     (config, base), dtype = INTERNVLU_MODELS[name], dtype_on(device)
-    words = Words.of(*find_tokenizer([INTERNVLU / "processor"], str(INTERNVLU)))
+    words = ChatTokenizer.of(*find_tokenizer([INTERNVLU / "processor"], str(INTERNVLU)))
     network = InternVLUNetwork(config, words.special, compute_dtype=dtype, device="meta", dtype=dtype)
     network = _materialised(network, device)
-    network.vlm.materialise(device)
     vae = _materialised(VideoAutoencoder(base, device="meta").to(dtype), device)
     return InternVLU(internvlu.Parts(config, network, vae, words), device)
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
 from g2tr_core.reduction import Reduced, Reduction, reduce
-from g2tr_core.report import Block, Change, Report, Stopwatch
-from g2tr_core.umm.contract import PictureModel
+from g2tr_core.report import Change, PrefilledBlock, Report
+from g2tr_core.run import Run
+from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.reading import EncodedInputs, EncodedPicture
 from g2tr_core.umm.registry import Purpose
 
@@ -39,7 +39,7 @@ class Scene:
         pictures: how many.
     """
 
-    def __init__(self, model: PictureModel[Any], side: int, pictures: int) -> None:
+    def __init__(self, model: UnifiedModel, side: int, pictures: int) -> None:
         self.model, self.device = model, model.device
         prepared, generator = model.prepare(common.random_picture(side)), torch.Generator().manual_seed(0)
         self.grid = prepared.vit_grid
@@ -56,10 +56,10 @@ class Scene:
         anchors, anchor_grid = self.model.anchors(self.picture.latent, settings.latent_pool)
         return reduce(self.picture.features, self.grid, anchors, anchor_grid, settings)
 
-    def prefill(self, purpose: Purpose, reduced: Reduced) -> Sequence[Block]:
+    def prefill(self, purpose: Purpose, reduced: Reduced) -> Sequence[PrefilledBlock]:
         """What the stage `prefill` of a reading does; the blocks of the main context."""
         reading = self.model.new_reading(self.encoding, Reduction(), (reduced,) * len(self.encoding.items))
-        return self.model.prefill(reading, purpose, False, Stopwatch(self.device))
+        return self.model.prefill(reading, purpose, False, Run(self.device))
 
 
 def measure(scene: Scene, purpose: Purpose, reduced: dict[float, Reduced], repeats: int) -> dict[float, list[float]]:

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
-from g2tr_core.umm.bagel.reading import Reading
 from PIL import Image
 
 from g2tr_core.generation.settings import Decoding, Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.report import Report
+from g2tr_core.umm.bagel.conversation import BagelReading
 from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.registry import Purpose
 
@@ -55,18 +55,18 @@ class Session:
     def __init__(self, bagel: Bagel, encoder_runs: Counter[str], picture: Image.Image, reduction: Reduction) -> None:
         self.bagel, self.encoder_runs = bagel, encoder_runs
         self.picture, self.reduction = picture, reduction
-        self.reading: Reading | None = None
+        self.reading: BagelReading | None = None
 
     def ask(self, question: str) -> Lap:
         """Read if need be, and answer with one token."""
         return self._lap("answer", lambda reading: self.bagel.answer(reading, question, decoding=Decoding(1)).report)
 
     def edit(self, instruction: str, seed: int) -> Lap:
-        """Read if need be, and paint a small picture with one step."""
-        sampling = Sampling(steps=2, seed=seed)
+        """Read if need be, and make a small picture in one step."""
+        sampling = Sampling(steps=1, seed=seed)
         return self._lap("edit", lambda reading: self.bagel.edit(reading, instruction, sampling, size=(64, 64)).report)
 
-    def _lap(self, purpose: Purpose, result: Callable[[Reading], Report]) -> Lap:
+    def _lap(self, purpose: Purpose, result: Callable[[BagelReading], Report]) -> Lap:
         self.encoder_runs.clear()
         known = Report()
         if self.reading is None:

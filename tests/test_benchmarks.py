@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from g2tr_core.generation.sampling import BranchPlan, guided_velocity
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from g2tr_core.generation.settings import Guidance
-from g2tr_core.nn.kv_cache import Canvas
+from g2tr_core.generation.flow import Branches, guided_velocity
+from g2tr_core.generation.guidance import renormalised
+from g2tr_core.generation.settings import Sampling
 from g2tr_core.reduction import Reduction
-from g2tr_core.umm.bagel.network import BagelNetwork, Denoiser, SpecialTokens
+from g2tr_core.umm.bagel.network import BagelDenoiser, BagelNetwork, SpecialTokens
 from tests.goldens import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -104,17 +104,20 @@ def step_without_data(spoil: Any) -> Tensor:
     config = script("common").MODELS["tiny"].config
     with FakeTensorMode(), torch.no_grad():
         network = BagelNetwork(config, SpecialTokens(1, 2, 3, 4), device="cpu")
-        texts = network.append_text(network.new_context(64, CPU), torch.arange(7))
-        shown = network.append_visual(network.new_context(64, CPU), torch.randn(9, config.hidden_size), torch.arange(9))
-        noise, time = torch.randn(4, config.patch_channels), torch.tensor(0.5)
-        with Canvas([shown, texts], 6) as canvas:
-            denoiser = Denoiser(network, canvas, torch.arange(4))
-            v = guided_velocity(denoiser, noise, time, BranchPlan(no_image=1), Guidance())
-            return spoil(noise - v * time)
+        model = network.language_model
+        blocks = (
+            network.text_block(torch.arange(7)),
+            network.visual_block(torch.randn(9, config.hidden_size), torch.arange(9)),
+        )
+        texts, shown = (model.model.prefill(model.empty(64, CPU), [block]).prefix for block in blocks)
+        noise, time = torch.randn(2, 16, 4, 4), torch.tensor([0.5])
+        denoiser = BagelDenoiser(network, (2, 2), torch.arange(4))
+        v = guided_velocity(denoiser, noise, time, 0.5, Branches((shown, texts), 0, 1), Sampling(), renormalised)
+        return spoil(noise - v * time)
 
 
 def test_no_operator_of_a_step_depends_on_data() -> None:
-    assert step_without_data(lambda latent: latent).shape == (4, 64)
+    assert step_without_data(lambda latent: latent).shape == (2, 16, 4, 4)
     with pytest.raises(DataDependentOutputException):
         step_without_data(lambda latent: latent.sum().item())
 

@@ -27,8 +27,9 @@ from g2tr_core.lab.training.recipe import Recipe
 from g2tr_core.lab.training.texts import Writer
 from g2tr_core.lab.training.tokenizer import write_tokenizer
 from g2tr_core.lab.world.splits import split_of
-from g2tr_core.nn.kv_cache import Canvas
-from g2tr_core.umm.bagel.network import Denoiser
+from g2tr_core.nn.decoder import TextWriter
+from g2tr_core.nn.patches import patchify, unpatchify
+from g2tr_core.umm.bagel.network import BagelDenoiser
 from g2tr_core.umm.bagel.vae import Autoencoder
 
 CPU = torch.device("cpu")
@@ -73,15 +74,16 @@ def test_questions_are_read_as_in_use(learner: Learner, factory: Factory, exampl
     for index in range(6):
         known = (texts.answers[index] != -100).nonzero().flatten().tolist()
         asked = texts.ids[index, 1 : known[0] - 1]
-        context = network.append_visual(network.new_context(128, CPU), features[index // 3], learner.vit_cells)
-        context = network.append_text(context, asked)
+        blocks = [network.visual_block(features[index // 3], learner.vit_cells), network.text_block(asked)]
+        model = network.language_model
+        writer = TextWriter(model, model.model.prefill(model.empty(128, CPU), blocks).prefix, len(known))
         for row in known:
-            context, logits = network.next_logits(context, texts.ids[index, row : row + 1])
+            logits = writer(texts.ids[index, row : row + 1])
             torch.testing.assert_close(network.language_model.lm_head(hidden[index, row]), logits, atol=2e-4, rtol=2e-4)
 
 
 @torch.no_grad()
-def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) -> None:
+def test_edits_are_denoised_as_in_use(learner: Learner, examples: list[Example]) -> None:
     """Velocities of a batch of edits equal those of a denoiser behind a conversation."""
     network = learner.network
     features, visual = learner.visual_tokens(examples)
@@ -92,12 +94,16 @@ def test_edits_are_painted_as_in_use(learner: Learner, examples: list[Example]) 
     velocity = learner.denoise(prefix, texts, 2, noisy, time).velocity
     for index in range(len(targets)):
         source = examples[index // 2]
-        context = network.append_latent(network.new_context(256, CPU), source.latent, learner.latent_cells)
-        context = network.append_visual(context, features[index // 2], learner.vit_cells)
-        context = network.append_text(context, texts.ids[index, 1 : int(texts.lengths[index]) - 1])
-        with Canvas([context], 51) as canvas:
-            expected = Denoiser(network, canvas, learner.latent_cells)(noisy[index], time[index])[0]
-        torch.testing.assert_close(velocity[index], expected, atol=2e-4, rtol=2e-4)
+        blocks = [
+            network.latent_block(source.latent, learner.latent_cells),
+            network.visual_block(features[index // 2], learner.vit_cells),
+            network.text_block(texts.ids[index, 1 : int(texts.lengths[index]) - 1]),
+        ]
+        model = network.language_model
+        prefix = model.model.prefill(model.empty(256, CPU), blocks).prefix
+        x = unpatchify(noisy[index : index + 1], (7, 7), 2, "pqc")
+        expected = BagelDenoiser(network, (7, 7), learner.latent_cells).forward(x, time[index : index + 1], [prefix])
+        torch.testing.assert_close(velocity[index], patchify(expected[0], 2, "pqc"), atol=2e-4, rtol=2e-4)
 
 
 def test_losses_reach_every_weight(learner: Learner, factory: Factory, examples: list[Example]) -> None:
