@@ -22,7 +22,7 @@ DOORS = {  # which rooms a room may import, beside the files at the root of the 
     "embedded": set(),
     "reduction": set(),
     "nn": set(),
-    "report": set(),
+    "report": {"nn"},  # sizes of a decoder
     "checkpoints": {"nn"},
     "generation": {"nn", "report"},
     "umm": GROUND,

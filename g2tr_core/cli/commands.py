@@ -14,7 +14,7 @@ import torch
 from ..embedded import CHECKPOINT, SAMPLE
 from ..errors import ImageError
 from ..figures import comparison, token_map
-from ..images import FORMATS, save_image
+from ..images import FORMATS, open_image, save_image
 from ..jobs.records import Job, Task
 from ..jobs.work import SETTINGS, prepare, read, run
 from ..report import Report
@@ -88,7 +88,10 @@ def demo(args: Namespace, console: Console, progress: Progress | None) -> Outcom
     model = load_model(args, console)
     reading = read(model, instruction, "edit", progress)
     answer, edited = (run(model, each, progress, reading=reading) for each in (question, instruction))
-    save_image(comparison.demo(SAMPLE, reading, answer.text, *edited.images), output)
+    scene = open_image(SAMPLE.picture)
+    save_image(
+        comparison.demo(reading, scene, (SAMPLE.question, answer.text), SAMPLE.instruction, *edited.images), output
+    )
     report = edited.report.after(answer.report.after(reading.report))
     text = f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}"
     return Outcome(text, _fields(args, answer=answer.text, output=str(output)), report)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..images import open_image
 from ..report import Report
 from . import layout, theme, token_map
 from .text import paragraph
 from .theme import BODY, BRIGHT, DIM, SMALL, TITLE
 
 if TYPE_CHECKING:
-    from ..embedded import Sample
     from ..umm.reading import Reading
     from ..umm.values import TokenView
 
@@ -80,8 +78,8 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join(lines + answers)
 
 
-def demo(sample: Sample, reading: Reading, answer: str, edited: Image.Image) -> Image.Image:
-    """Three columns: the scene with a question and its answer, the token map, and the edit."""
+def demo(reading: Reading, picture: Image.Image, asked: tuple[str, str], told: str, edited: Image.Image) -> Image.Image:
+    """Three columns: the picture with a question and its answer, the token map, and the edit that was told."""
     tokens, view = reading.visual_tokens, reading.token_views()[0]
     small, body = _letters(3, COLUMN, SMALL, BODY)
 
@@ -91,9 +89,9 @@ def demo(sample: Sample, reading: Reading, answer: str, edited: Image.Image) -> 
 
     drawn, kept = token_map.cells(view, max(1, COLUMN // view.grid[1])), f"{tokens.after} of {tokens.before}"
     columns = [
-        column("input", open_image(sample.picture), sample.question, answer),
+        column("input", picture, *asked),
         column("visual tokens", drawn, "Bright ones stay, the others merge into them.", kept),
-        column("edit", edited, sample.instruction, ""),
+        column("edit", edited, told, ""),
     ]
     return layout.sheet(columns, COLUMN)
 

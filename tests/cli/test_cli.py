@@ -12,7 +12,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import pytest
@@ -29,7 +28,6 @@ from g2tr_core.figures import token_map
 from g2tr_core.generation.settings import Decoding, Renorm
 from g2tr_core.reduction import Reduction
 from g2tr_core.reduction.methods import METHODS, offered
-from g2tr_core.umm.bagel.facts import BAGEL
 from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import ImageTask
@@ -426,9 +424,9 @@ class TestHelp:
     @pytest.mark.parametrize("command", ["ask", "edit", "imagine", "tokens"])
     def test_defaults_are_the_settings(self, command: str, name: str, model: Any) -> None:
         task: ImageTask = "edit" if command == "edit" else "imagine"
-        sampling = model.default_sampling(SimpleNamespace(sampling=BAGEL.sampling), task)
+        sampling = model.facts.sampling[task]
         settings = {**vars(sampling), **vars(sampling.guidance), **vars(Reduction()), **vars(Decoding())}
-        settings["max_tokens"] = Decoding().max_tokens if command == "ask" else model.thinking.max_tokens
+        settings["max_tokens"] = Decoding().max_tokens if command == "ask" else model.facts.thinking.max_tokens
         settings["interval"] = " ".join(f"{bound:g}" for bound in sampling.guidance.interval)
         for action in _options(command):
             told = re.search(rf"\((?:.*{name} )?([\w.]+(?: \d)?)(?:, .*)?\)$", action.help or "")

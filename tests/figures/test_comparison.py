@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from g2tr_core.embedded import Sample
 from g2tr_core.figures import theme
 from g2tr_core.figures.comparison import COLUMN, Entry, demo, sheet, table
 from g2tr_core.figures.layout import MARGIN, across
 from g2tr_core.report import Change, Report
-from g2tr_core.umm.values import Answer, GeneratedImage, TokenView
+from g2tr_core.umm.values import TokenView
 
 GRID = (4, 6)
 
@@ -93,12 +91,10 @@ class Reading:
         return [view()]
 
 
-def test_the_demo_shows_the_scene_the_map_and_the_edit(tmp_path: Path) -> None:
-    scene = tmp_path / "scene.png"
-    Image.new("RGB", (60, 40), "red").save(scene)
-    painting = GeneratedImage(torch.tensor([0.0, 0.0, 1.0]).expand(40, 60, 3), torch.zeros(16, 5, 7), "", Report())
-    sample, answer = Sample(scene, "What is it?", "Make it blue."), Answer("red", "", Report())
-    pixels = np.asarray(demo(sample, Reading(Change(24, 24)), answer, painting))  # type: ignore[arg-type]
+def test_the_demo_shows_the_scene_the_map_and_the_edit() -> None:
+    scene, edited = (Image.new("RGB", (60, 40), colour) for colour in ("red", "blue"))
+    reading: Any = Reading(Change(24, 24))
+    pixels = np.asarray(demo(reading, scene, ("What is it?", "red"), "Make it blue.", edited))
     boxes = [corners(pixels, colour) for colour in ((255, 0, 0), (0, 128, 128), (0, 0, 255))]
     assert len({top for top, *_ in boxes}) == 1
     assert [left for _, left, *_ in boxes] == [MARGIN + index * (COLUMN + MARGIN) for index in range(3)]

@@ -19,8 +19,8 @@ class Counting:
 
     def __init__(self, hosted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.vit = self.vae = self.rows = 0
-        model, cache = hosted.model, module("g2tr_core.nn.kv_cache").KVCache
-        features, encode, append = model.visual_features, model.vae.encode, cache.append
+        model, writer = hosted.model, module("g2tr_core.nn.kv_cache").Writer
+        features, encode, remember = model.visual_features, model.vae.encode, writer.remember
 
         def counted_features(*arguments):
             self.vit += 1
@@ -30,13 +30,13 @@ class Counting:
             self.vae += 1
             return encode(*arguments)
 
-        def counted_append(self_, context, rows, **named):
-            self.rows += rows
-            return append(self_, context, rows, **named)
+        def counted_remember(self_, layer, key, value, **named):
+            self.rows += 0 if layer else key.shape[1]
+            return remember(self_, layer, key, value, **named)
 
         monkeypatch.setattr(model, "visual_features", counted_features)
         monkeypatch.setattr(model.vae, "encode", counted_encode)
-        monkeypatch.setattr(cache, "append", counted_append)
+        monkeypatch.setattr(writer, "remember", counted_remember)
 
     def since(self) -> tuple[int, int, int]:
         counts, self.vit, self.vae, self.rows = (self.vit, self.vae, self.rows), 0, 0, 0
