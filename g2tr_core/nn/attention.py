@@ -74,6 +74,22 @@ def attention_weights(query: Tensor, ranges: Sequence[KeyValues], last: Tensor |
     return scores.softmax(dim=-1)
 
 
+def attention_received(query: Tensor, key: Tensor) -> Tensor:
+    """How much attention each row receives, averaged over queries and heads: for methods that go by a ViT's.
+
+    Args:
+        query: [n, H, D].
+        key: [m, H, D].
+
+    Returns:
+        [m] fp32; adds up to 1.
+    """
+    turn = max(1, SCORES // (query.shape[1] * len(key)))
+    ranges = [KeyValues(key, key)]
+    sums = [attention_weights(part, ranges).sum(dim=(0, 1)) for part in query.split(turn)]
+    return torch.stack(sums).sum(0) / (len(query) * query.shape[1])
+
+
 def _joined(ranges: Sequence[KeyValues], query: Tensor) -> KeyValues:
     """All ranges as one; a single one as it is, without a copy.
 

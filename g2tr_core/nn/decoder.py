@@ -78,9 +78,12 @@ class Block:
     def keep(self, rows: Tensor) -> Block:
         """With these rows of `und` alone, [K] int64 ascending."""
         assert self.und is not None and self.gen is None, "only what the base weights read is pruned"
+        tokens = self.tokens
+        if tokens is not None:  # what lies around the visual tokens stays
+            tokens = tokens[0], tokens[1] - (self.und.shape[1] - len(rows))
         ids = self.rope_ids if len(self.rope_ids) == 1 else self.rope_ids[rows]
         weight = None if self.log_weight is None else self.log_weight[rows]
-        return replace(self, und=self.und[:, rows], rope_ids=ids, log_weight=weight)
+        return replace(self, und=self.und[:, rows], rope_ids=ids, log_weight=weight, tokens=tokens)
 
 
 class Pruning(Protocol):

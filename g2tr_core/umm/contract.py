@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -26,10 +26,20 @@ from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
-from ..report import DecoderCost, PrefilledBlock, Report
+from ..report import Change, DecoderCost, PrefilledBlock, Report
 from ..run import Progress, Run, check_finite, inference
 from .memory_estimate import MemoryEstimate
-from .reading import EncodedInputs, EncodedPicture, Item, Prepared, Reading, min_tokens_note, reduce_pictures
+from .pruning import in_decoder
+from .reading import (
+    EncodedInputs,
+    EncodedPicture,
+    Item,
+    Prepared,
+    Reading,
+    min_tokens_note,
+    reduce_pictures,
+    token_priority,
+)
 from .registry import Facts, ImageTask, LatentSpace, Purpose, Size, SizeRange
 from .values import Answer, GeneratedImage, Grid, Input, Source
 
@@ -40,11 +50,12 @@ M = TypeVar("M", bound="UnifiedModel[Any, Any]")
 
 @dataclass(frozen=True)
 class Written:
-    """A text that a model wrote, and what was prefilled before it."""
+    """A text that a model wrote and what was prefilled before it; `visual_tokens` where the prompt chose them."""
 
     text: str
     thinking: str
     blocks: Sequence[PrefilledBlock]
+    visual_tokens: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,14 @@ class Conditioned(Generic[C]):
         blocks: of the full context, for the report.
         thinking: what the model wrote to itself first.
         notes: for the report.
+        visual_tokens: where the prompt chose among them; None where the reading's own count holds.
     """
 
     branches: Branches[C]
     blocks: Sequence[PrefilledBlock]
     thinking: str = ""
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+    visual_tokens: Change | None = None
 
 
 class UnifiedModel(ABC, Generic[R, C]):
@@ -198,10 +211,16 @@ class UnifiedModel(ABC, Generic[R, C]):
         reduction = reduction or Reduction(keep_ratio=1.0)
         reduced = reduce_pictures(self, encoded, reduction, priority, run)
         reading = self.new_reading(encoded, reduction, reduced)
+        if in_decoder(reduction) is not None:
+            reading.priority = token_priority(encoded, priority)
         blocks = self.prefill(reading, purpose, think, run)
         reading.report = self.report(reading, blocks, run)
         if encoded is not inputs:
             reading.report.ms = {**encoded.ms, **reading.report.ms}
+        if in_decoder(reduction) is not None:
+            reading.report.notes.append(
+                f"The method {reduction.method} chooses visual tokens by the prompt: every prompt reads them anew."
+            )
         if reading.held_by_min_tokens:
             reading.report.notes.append(min_tokens_note(reduction))
         if purpose == "answer":
@@ -234,7 +253,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         self.check_thinking("answer", think)
         run = Run(self.device, progress)
         written = self.write(reading, question, decoding or Decoding(), think, run)
-        return Answer(written.text, written.thinking, self.report(reading, written.blocks, run))
+        return Answer(written.text, written.thinking, self.report(reading, written.blocks, run, written.visual_tokens))
 
     @inference
     def edit(
@@ -326,9 +345,11 @@ class UnifiedModel(ABC, Generic[R, C]):
                 picture.latent = self.encode_latent(picture.prepared.vae_pixels.to(self.device))
         return picture.latent
 
-    def report(self, reading: R, blocks: Sequence[PrefilledBlock], run: Run) -> Report:
+    def report(
+        self, reading: R, blocks: Sequence[PrefilledBlock], run: Run, visual_tokens: Change | None = None
+    ) -> Report:
         """What a result behind these blocks of the main context cost."""
-        return Report.of(self.cost, blocks, reading.visual_tokens, run.ms)
+        return Report.of(self.cost, blocks, visual_tokens or reading.visual_tokens, run.ms)
 
     # --- what a model says of itself ---------------------------------------------------------------------------------
 
@@ -337,8 +358,12 @@ class UnifiedModel(ABC, Generic[R, C]):
         """One picture for both encoders."""
 
     @abstractmethod
-    def visual_features(self, prepared: Any) -> Tensor:
+    def visual_features(self, prepared: Prepared) -> Tensor:
         """Run the ViT: [N, C] visual tokens after the connector."""
+
+    @abstractmethod
+    def vit_attention(self, prepared: Prepared) -> Tensor:
+        """What each visual token receives of the ViT's last attention: [N] fp32. Runs the ViT, for methods that ask."""
 
     @abstractmethod
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
@@ -427,7 +452,7 @@ class UnifiedModel(ABC, Generic[R, C]):
             decoded = [self.decode_latent(latent) for latent in latents]
         for picture in decoded:
             check_finite(picture, "picture", self.compute_dtype)
-        report = self.report(reading, conditioned.blocks, run)
+        report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens)
         report.notes += conditioned.notes
         return [
             GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report)

@@ -20,6 +20,7 @@ from ..nn.kv_cache import KVCache
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
 from ..report import Change, Report
 from ..run import Run
+from .pruning import PicturePruning, in_decoder
 from .registry import Purpose, Size
 from .values import Grid, TokenView
 
@@ -101,12 +102,14 @@ class Reading(ABC):
         reduction: how visual tokens were reduced.
         reduced: one a picture; None where all tokens stay.
         report: what reading cost, with token, byte and operation counts of the purpose it was read for.
+        priority: [N] for each picture or None, for a method that chooses inside the decoder.
     """
 
     encoding: EncodedInputs
     reduction: Reduction
     reduced: tuple[Reduced | None, ...]
     report: Report = field(default_factory=Report)
+    priority: tuple[Tensor | None, ...] = ()
 
     @property
     def size(self) -> Size | None:
@@ -119,6 +122,15 @@ class Reading(ABC):
         """Of all pictures, before and after the reduction."""
         before = [len(picture.features) for picture in self.encoding.pictures]
         return Change(sum(before), sum(len(features) for features in self.kept_features))
+
+    def pruning(self, layers: int) -> PicturePruning | None:
+        """A fresh choice for one prompt, where the method works inside the decoder; nothing is prefilled before."""
+        chosen = in_decoder(self.reduction)
+        if chosen is None or not self.reduced:
+            return None
+        grids = [picture.prepared.vit_grid for picture in self.encoding.pictures]
+        priority = self.priority or (None,) * len(grids)
+        return PicturePruning(chosen, self.reduction, grids, priority, layers)
 
     @property
     def held_by_min_tokens(self) -> bool:
@@ -184,6 +196,15 @@ class Reading(ABC):
         return views
 
 
+def token_priority(encoding: EncodedInputs, priority: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
+    """Masks of pictures [H, W] as priorities of their tokens, [N] each; None where there is none."""
+    masks = [None] * len(encoding.pictures) if priority is None else priority
+    return tuple(
+        None if mask is None else mask_to_priority(mask, picture.prepared.vit_grid).flatten()
+        for picture, mask in zip(encoding.pictures, masks, strict=True)
+    )
+
+
 def min_tokens_note(reduction: Reduction) -> str:
     """What a report says of a reading that is `held_by_min_tokens`."""
     return (
@@ -192,20 +213,23 @@ def min_tokens_note(reduction: Reduction) -> str:
     )
 
 
-class LatentGuide(Protocol):
-    """What the reduction needs of a model: anchors from its generation side."""
+class Supplies(Protocol):
+    """What methods of reduction may need of a model."""
 
     device: torch.device
 
     def latent_of(self, picture: EncodedPicture, run: Run) -> Tensor:
         """The picture's latent, encoded when first needed."""
 
+    def vit_attention(self, prepared: Prepared) -> Tensor:
+        """What each visual token receives of the ViT's last attention, [N] fp32."""
+
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells at the width of visual tokens, [M, C], and their grid."""
 
 
 def reduce_pictures(
-    model: LatentGuide,
+    model: Supplies,
     encoding: EncodedInputs,
     reduction: Reduction,
     priority: Sequence[Tensor | None] | None,
@@ -231,18 +255,23 @@ def reduce_pictures(
         what = f"{len(masks)} masks for {len(pictures)} pictures"
         raise SettingsError(what, where="priority", fix="Give one a picture")
     results: list[Reduced | None] = []
+    whole = reduction.is_identity or in_decoder(reduction) is not None  # which chooses later, by the prompt
     for picture, mask in zip(pictures, masks, strict=True):
-        results.append(None if reduction.is_identity else _reduce(model, picture, reduction, mask, run))
+        results.append(None if whole else _reduce(model, picture, reduction, mask, run))
         run.tell("read", len(results), len(pictures))
     return tuple(results)
 
 
-def _reduce(
-    model: LatentGuide, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, run: Run
-) -> Reduced:
+def _reduce(model: Supplies, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, run: Run) -> Reduced:
     latent = model.latent_of(picture, run) if "latent" in reduction.needs else None
+    attended = None
+    if "vit_attention" in reduction.needs:
+        with run.stage("vit"):
+            attended = model.vit_attention(picture.prepared)
     with run.stage("reduction"):
         anchors, anchor_grid = (None, None) if latent is None else model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
         priority = None if mask is None else mask_to_priority(mask.to(model.device), grid)
-        return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=priority)
+        return reduce(
+            picture.features, grid, anchors, anchor_grid, reduction, priority=priority, vit_attention=attended
+        )

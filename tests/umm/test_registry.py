@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,12 +13,10 @@ from safetensors.torch import load_file, save_file
 from g2tr_core import umm
 from g2tr_core.cli import main
 from g2tr_core.embedded import INTERNVLU, PHOTO
-from g2tr_core.errors import CheckpointError, OutOfMemoryError, SettingsError
-from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.reduction import Reduction
+from g2tr_core.errors import CheckpointError, OutOfMemoryError
+from g2tr_core.generation.settings import Guidance, Sampling
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.model import Bagel
-from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import models
 from tests.goldens import BAGEL_TINY
@@ -28,19 +25,6 @@ MODELS = {BAGEL_TINY: Bagel, INTERNVLU: InternVLU}
 NAMES = {BAGEL_TINY: "BAGEL", INTERNVLU: "InternVL-U"}
 EVERY = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
 QUICK = Sampling(steps=2)
-
-
-@pytest.fixture(scope="module", params=MODELS, ids=lambda path: path.name)
-def model(request: pytest.FixtureRequest) -> UnifiedModel:
-    """Every model in fp32, seeing small pictures. Shared: put back what you change."""
-    small = {} if request.param == INTERNVLU else {"vae_resize": _rule(128, 64, 16), "vit_resize": _rule(112, 56, 14)}
-    return load(request.param, dtype=torch.float32, **small)
-
-
-def _rule(*sides: int) -> Any:
-    from g2tr_core.umm.bagel.config import ResizeRule
-
-    return ResizeRule(*sides)
 
 
 @pytest.mark.parametrize(("path", "kind"), MODELS.items(), ids=lambda value: getattr(value, "name", ""))
@@ -111,81 +95,6 @@ class TestRecognition:
     def test_registrations_are_told_apart(self) -> None:
         for field in ("name", "mark", "release_mark"):
             assert len({getattr(known, field) for known in models()}) == len(models())
-
-
-class TestInterface:
-    def test_what_a_memory_manager_needs(self, model: UnifiedModel) -> None:
-        assert not {*map(id, model.network.parameters())} & {*map(id, model.vae.parameters())}
-        assert model.compute_dtype == torch.float32 and model.latent_space in ("flux", "qwen-image")
-        sides, reading = model.sides, model.read(PHOTO)
-        for side in model.default_size:
-            assert sides.smallest <= side <= sides.largest and side % sides.step == 0
-        needed = {
-            "reading": model.memory_estimate.reading([(600, 400)], "edit"),
-            "answering": model.memory_estimate.answering(reading, Decoding(8), False),
-            "editing": model.memory_estimate.editing(reading, (64, 64), QUICK, None),
-            "larger": model.memory_estimate.editing(reading, (128, 64), QUICK, None),
-            "thinking": model.memory_estimate.editing(reading, (128, 64), QUICK, Decoding(8)),
-            "imagining": model.memory_estimate.imagining((64, 64), QUICK, None),
-        }
-        assert min(needed.values()) > 0 and all(isinstance(count, int) for count in needed.values())
-        assert needed["editing"] < needed["larger"] < needed["thinking"]
-
-    def test_a_prefill_that_a_reading_lacks_is_counted(self, model: UnifiedModel) -> None:
-        reading = model.read(PHOTO, purpose="edit")
-        assert reading.is_prefilled("edit", False) and not reading.is_prefilled("answer", False)
-        before = model.memory_estimate.answering(reading, Decoding(8), False)
-        model.answer(reading, "What is this?", decoding=Decoding(2))
-        assert reading.is_prefilled("answer", False)
-        after = model.memory_estimate.answering(reading, Decoding(8), False)
-        sizes = [picture.prepared.size for picture in reading.encoding.pictures]
-        assert before - after == model.memory_estimate.reading(sizes, "answer") > 0
-
-        reading = model.read(PHOTO)
-        lacking = model.memory_estimate.editing(reading, (64, 64), QUICK, None)
-        model.edit(reading, "Make it red.", QUICK)
-        assert lacking - model.memory_estimate.editing(reading, (64, 64), QUICK, None) > 0
-
-    def test_sizes_that_nobody_gives(self, model: UnifiedModel) -> None:
-        reading = model.read(PHOTO, Reduction(0.25, 1), purpose="edit")
-        edited = model.edit(reading, "Make it red.", QUICK)
-        assert (edited.pixels.shape[1], edited.pixels.shape[0]) == reading.size
-        width, height = model.imagine("A cup.", QUICK).image.size
-        assert (width, height) == model.default_size == (128, 128)
-
-    @pytest.mark.parametrize("side", ["smallest", "largest"])
-    def test_sides_are_those_that_painting_takes(self, model: UnifiedModel, side: str) -> None:
-        limit, beyond = getattr(model.sides, side), -1 if side == "smallest" else 1
-        with pytest.raises(SettingsError, match="width"):
-            model.imagine("A cup.", QUICK, size=(limit + beyond, model.sides.smallest))
-        narrow = model.imagine("A cup.", QUICK, size=(limit, model.sides.smallest))
-        assert narrow.image.size == (limit, model.sides.smallest)
-
-    def test_readings_can_be_moved(self, model: UnifiedModel) -> None:
-        reading = model.read(PHOTO, Reduction(0.5, 1), purpose="edit")
-        painted = model.edit(reading, "Make it red.", QUICK, size=(64, 64))
-        size = reading.nbytes
-        assert size > 0
-        reading.to(torch.device("cpu"))
-        assert reading.nbytes == size
-        again = model.edit(reading, "Make it red.", QUICK, size=(64, 64))
-        assert torch.equal(painted.latent, again.latent)
-        reading.to(torch.device("meta"))
-        assert reading.nbytes == size and reading.encoding.pictures[0].features.is_meta
-        assert reading.visual_tokens.after < reading.visual_tokens.before
-
-    @EVERY
-    def test_weights_may_lie_elsewhere(self, path: Path) -> None:
-        """As a memory manager has it: the model runs here, the weights are somewhere else for now."""
-        loaded = load(path, device="meta", weights_device="cpu", dtype=torch.float32)
-        assert loaded.device.type == "meta"
-        assert {tensor.device.type for tensor in (*loaded.network.parameters(), *loaded.vae.parameters())} == {"cpu"}
-
-    @EVERY
-    def test_devices_are_checked(self, path: Path) -> None:
-        for devices in ({"device": "nonsense"}, {"weights_device": "nonsense"}):
-            with pytest.raises(SettingsError, match="device"):
-                load(path, **devices)
 
 
 def test_a_checkpoint_brings_its_own_sampling(tmp_path: Path) -> None:

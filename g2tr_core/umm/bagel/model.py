@@ -14,10 +14,11 @@ from ...nn.decoder import TextWriter
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify, unpatchify
 from ...reduction import Reduced, Reduction, pool_latent
-from ...report import PrefilledBlock
+from ...report import Change, PrefilledBlock
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
-from ..reading import EncodedInputs
+from ..pruning import in_decoder
+from ..reading import EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size, SizeRange
 from ..values import Grid, Source
 from .checkpoint import Parts, load_parts
@@ -26,7 +27,8 @@ from .conversation import TEXT_ROOM, THINK_FIRST, BagelReading, Conversation, It
 from .facts import BAGEL
 from .memory_estimate import BagelMemoryEstimate
 from .network import BagelDenoiser, BagelNetwork
-from .preprocess import Prepared, grid_positions, latent_grid_for, prepare
+from .preprocess import Prepared as BagelPrepared
+from .preprocess import grid_positions, latent_grid_for, prepare
 from .vae import Autoencoder
 
 
@@ -66,14 +68,21 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         vae_itemsize = next(self.vae.parameters()).dtype.itemsize
         return BagelMemoryEstimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
-    def prepare(self, picture: Source) -> Prepared:
+    def prepare(self, picture: Source) -> BagelPrepared:
         """One picture for both encoders."""
         return prepare(picture, self.config)
 
     def visual_features(self, prepared: Prepared) -> Tensor:
         """Run the ViT: [N, C] visual tokens after the connector, before position embedding."""
+        assert isinstance(prepared, BagelPrepared), "made by `prepare`"
         positions = grid_positions(prepared.vit_grid, self.config.vit_side).to(self.device)
         return self.network.visual_features(prepared.vit_patches.to(self.device), positions)
+
+    def vit_attention(self, prepared: Prepared) -> Tensor:
+        """What each visual token receives of the ViT's last attention: [N] fp32."""
+        assert isinstance(prepared, BagelPrepared), "made by `prepare`"
+        positions = grid_positions(prepared.vit_grid, self.config.vit_side).to(self.device)
+        return self.network.vit_attention(prepared.vit_patches.to(self.device), positions)
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells in the decoder's space: latent [16, h, w] -> [M, C] and their grid."""
@@ -87,16 +96,16 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         return BagelReading(encoded, reduction, reduced)
 
     def prefill(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Sequence[PrefilledBlock]:
-        """Prefill the contexts behind the pictures."""
-        return self._conversation(reading, purpose, think, run).blocks
+        """Prefill the contexts behind the pictures, unless the prompt is to choose among their tokens."""
+        return [] if in_decoder(reading.reduction) else self._conversation(reading, purpose, think, run).blocks
 
     def write(self, reading: BagelReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
         """Prefill a question and decode the answer; an empty question lets the model go on from the inputs."""
-        conversation = self._said(self._conversation(reading, "answer", think, run), question, run)
+        conversation, tokens = self._said(reading, "answer", think, question, run)
         with run.stage("decode"):
             text = self._decoded(conversation, decoding, "decode", run)
         thinking, text = split_thinking(text) if think else ("", text)
-        return Written(text, thinking, conversation.blocks)
+        return Written(text, thinking, conversation.blocks, tokens)
 
     def condition(
         self,
@@ -109,7 +118,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         run: Run,
     ) -> Conditioned[KVPrefix]:
         """Prefill the instruction, and think if asked to."""
-        conversation = self._said(self._conversation(reading, "edit", think is not None, run), text, run)
+        conversation, tokens = self._said(reading, "edit", think is not None, text, run)
         thinking = ""
         if think is not None:
             with run.stage("decode"):
@@ -117,7 +126,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
             with run.stage("prefill"):
                 conversation = conversation.add([Text(self._ids(thinking), is_thinking=True)])
         branches = conversation.branches(image_guidance=sampling.guidance.image_scale > 1)
-        return Conditioned(branches, conversation.blocks, thinking)
+        return Conditioned(branches, conversation.blocks, thinking, visual_tokens=tokens)
 
     def denoiser(self, grid: Grid) -> BagelDenoiser:
         """The velocity of latents of (h, w)."""
@@ -148,26 +157,44 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         """What the autoencoder made, [3, H, W] of -1 … 1 -> [H, W, 3] of 0 … 1."""
         return (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
 
+    def _said(
+        self, reading: BagelReading, purpose: Purpose, think: bool, text: str, run: Run
+    ) -> tuple[Conversation, Change | None]:
+        """The contexts behind a reading's inputs and a text, and how many visual tokens the text chose, if it did."""
+        said = [Text(self._ids(text))] if text else []
+        pruning = reading.pruning(self.config.layers)
+        if pruning is None:
+            conversation = self._conversation(reading, purpose, think, run)
+            with run.stage("prefill"):
+                return conversation.add(said), None
+        items = [*self._items(reading, purpose, think, run), *said]
+        with run.stage("prefill"):
+            conversation = self._begin(items, purpose).add(items, pruning)
+        return conversation, Change(reading.visual_tokens.before, pruning.average_tokens)
+
     def _conversation(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Conversation:
         """The contexts behind a reading's inputs, prefilled when first asked for."""
         known = reading.conversations.get((purpose, think))
         if known is not None:
             return known
-        pictures = iter([self._picture(reading, index, purpose, run) for index in range(len(reading.reduced))])
+        items = self._items(reading, purpose, think, run)
         with run.stage("prefill"):
-            items: list[Item] = [Text(self._ids(THINK_FIRST[purpose]))] if think else []
-            for item in reading.encoding.items:
-                items.append(Text(self._ids(item)) if isinstance(item, str) else next(pictures))
-            empty = self.network.language_model.empty(sum(item.rows for item in items) + TEXT_ROOM, self.device)
-            conversation = Conversation.begin(self.network, empty, guided=purpose == "edit").add(items)
+            conversation = self._begin(items, purpose).add(items)
         reading.conversations[purpose, think] = conversation
         return conversation
 
-    def _said(self, conversation: Conversation, text: str, run: Run) -> Conversation:
-        if not text:
-            return conversation
-        with run.stage("prefill"):
-            return conversation.add([Text(self._ids(text))])
+    def _begin(self, items: Sequence[Item], purpose: Purpose) -> Conversation:
+        """Nothing said yet, with room for these and a text behind them."""
+        empty = self.network.language_model.empty(sum(item.rows for item in items) + TEXT_ROOM, self.device)
+        return Conversation.begin(self.network, empty, guided=purpose == "edit")
+
+    def _items(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> list[Item]:
+        """A reading's inputs as the decoder takes them, behind the system prompt where it is to think."""
+        pictures = iter([self._picture(reading, index, purpose, run) for index in range(len(reading.reduced))])
+        items: list[Item] = [Text(self._ids(THINK_FIRST[purpose]))] if think else []
+        for item in reading.encoding.items:
+            items.append(Text(self._ids(item)) if isinstance(item, str) else next(pictures))
+        return items
 
     def _picture(self, reading: BagelReading, index: int, purpose: Purpose, run: Run) -> Picture:
         encoded, reduced = reading.encoding.pictures[index], reading.reduced[index]

@@ -111,6 +111,11 @@ class BagelNetwork(nn.Module):
         features: Tensor = self.connector(self.vit_model(patches.to(self.compute_dtype), positions))
         return features
 
+    def vit_attention(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """How much attention each visual token receives in the ViT's last layer, [N] fp32; arguments as there."""
+        received: Tensor = self.vit_model.vision_model.attention_received(patches.to(self.compute_dtype), positions)
+        return received
+
     def latent_features(self, patches: Tensor) -> Tensor:
         """Latent patches [..., L, 64], clean, noisy or pooled -> [..., L, C], before time and position embedding."""
         features: Tensor = self.vae2llm(patches.to(self.compute_dtype))

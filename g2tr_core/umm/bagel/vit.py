@@ -5,12 +5,13 @@ Module and parameter names are those of the released `ema.safetensors` (prefix `
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn.attention import KeyValues, attention
+from ...nn.attention import KeyValues, attention, attention_received
 from ...nn.operations import Operations
 from .config import BagelConfig
 
@@ -42,6 +43,12 @@ class SelfAttention(nn.Module):
         self.k_proj = operations.Linear(width, width, **factory)
         self.v_proj = operations.Linear(width, width, **factory)
         self.out_proj = operations.Linear(width, width, **factory)
+
+    def received(self, x: Tensor) -> Tensor:
+        """How much attention each of the patches [N, C] receives, [N] fp32."""
+        return attention_received(
+            *(project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., N, C] -> the same shape."""
@@ -107,6 +114,14 @@ class VisionTransformer(nn.Module):
             x = layer(x)
         out: Tensor = self.post_layernorm(x)
         return out
+
+    def attention_received(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """How much attention each patch of one picture receives in the last layer, [N] fp32."""
+        x = self.embeddings(patches, positions)
+        *body, last = cast(Sequence[Layer], self.encoder.layers)
+        for layer in body:
+            x = layer(x)
+        return last.self_attn.received(last.layer_norm1(x))
 
 
 class SiglipModel(nn.Module):

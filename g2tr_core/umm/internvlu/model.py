@@ -14,7 +14,8 @@ from ...reduction import Reduced, Reduction
 from ...report import Change, PrefilledBlock
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
-from ..reading import EncodedInputs
+from ..pruning import in_decoder
+from ..reading import EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size
 from ..values import Grid, Source
 from .anchors import pool_to_visual, widen
@@ -25,7 +26,8 @@ from .facts import INTERNVLU
 from .memory_estimate import InternVLUMemoryEstimate
 from .network import InternVLUNetwork
 from .prefix import InternVLUReading, Prefiller, PromptPrefix, PromptStates
-from .preprocess import Prepared, largest_square, latent_grid_for, prepare
+from .preprocess import Prepared as InternVLUPrepared
+from .preprocess import largest_square, latent_grid_for, prepare
 from .prompts import check_text
 from .vae import Autoencoder, to_pixels
 
@@ -65,13 +67,19 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         """The language model with its tokenizer, for one run."""
         return Prefiller(self.network.vlm, self.words, run)
 
-    def prepare(self, picture: Source) -> Prepared:
+    def prepare(self, picture: Source) -> InternVLUPrepared:
         """One picture for both encoders."""
         return prepare(picture, self.config)
 
     def visual_features(self, prepared: Prepared) -> Tensor:
         """Run the ViT: [N, C] visual tokens after the projector."""
+        assert isinstance(prepared, InternVLUPrepared), "made by `prepare`"
         return self.network.vlm.visual_features(prepared.tile.to(self.device))
+
+    def vit_attention(self, prepared: Prepared) -> Tensor:
+        """What each visual token receives of the ViT's last attention: [N] fp32."""
+        assert isinstance(prepared, InternVLUPrepared), "made by `prepare`"
+        return self.network.vlm.vit_attention(prepared.tile.to(self.device))
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
@@ -86,7 +94,10 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         return InternVLUReading.of(encoded, reduction, reduced, blank)
 
     def prefill(self, reading: InternVLUReading, purpose: Purpose, think: bool, run: Run) -> Sequence[PrefilledBlock]:
-        """Prefill what all prompts share. An edit that thinks first starts from the same as one that does not."""
+        """Prefill what all prompts share, unless each is to choose among the visual tokens. An edit that thinks first
+        starts from the same as one that does not."""
+        if in_decoder(reading.reduction):
+            return []
         prefiller = self.prefiller(run)
         shared = prefiller.shared(reading, purpose)
         if purpose == "edit":
@@ -98,7 +109,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         prefiller = self.prefiller(run)
         prompt = prefiller.prompt(reading, "answer", prefiller.ids(reading, "answer", question))
         ids = prefiller.decoded(prompt, decoding, "decode")
-        return Written(self.words.text(ids), "", self._blocks(reading, prompt))
+        return Written(self.words.text(ids), "", self._blocks(reading, prompt), self._chosen(reading, prompt))
 
     def condition(
         self,
@@ -129,7 +140,8 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
             Branches.of(contexts[0], contexts[1], contexts[-1]),
             self._blocks(reading, prompt),
             self.words.text(thought),
-            _notes(sampling, len(full.states), reading.visual_tokens),
+            _notes(sampling, len(full.states), self._chosen(reading, prompt) or reading.visual_tokens),
+            self._chosen(reading, prompt),
         )
 
     def denoiser(self, grid: Grid) -> InternVLUDenoiser:
@@ -167,8 +179,14 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
 
     def _blocks(self, reading: InternVLUReading, prompt: PromptPrefix) -> list[PrefilledBlock]:
         """A prompt as one block, with all visual tokens before and those that stay after."""
-        saved = reading.visual_tokens.before - reading.visual_tokens.after
-        return [PrefilledBlock(len(prompt.ids) + saved, prompt.prefix.rows_by_layer, causal=True)]
+        shown = reading.visual_tokens
+        dropped = shown.before - (shown.after if prompt.kept is None else sum(map(len, prompt.kept)))
+        return [PrefilledBlock(len(prompt.ids) + dropped, prompt.prefix.rows_by_layer, causal=True)]
+
+    def _chosen(self, reading: InternVLUReading, prompt: PromptPrefix) -> Change | None:
+        """Visual tokens where the prompt chose among them."""
+        after = prompt.visual_tokens
+        return None if after is None else Change(reading.visual_tokens.before, after)
 
 
 def _notes(sampling: Sampling, states: int, visual_tokens: Change) -> list[str]:

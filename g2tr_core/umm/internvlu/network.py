@@ -7,12 +7,14 @@ The ViT is transformers' class, built without memory; its layers are replaced by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...nn.decoder import Block, LanguageModel
+from ...nn.attention import attention_received
+from ...nn.decoder import Block, LanguageModel, Pruning
 from ...nn.kv_cache import KVPrefix
 from ...nn.operations import Operations
 from .config import InternVLUConfig
@@ -112,7 +114,7 @@ class VisionLanguageModel(nn.Module):
         width, joined = config.hidden_size, config.vit_hidden_size * SHUFFLE**2
         self.config, self.compute_dtype = config, compute_dtype
         self.special = {token: row for row, token in enumerate(special)}
-        self.vision_model = swap_layers(build_vision_model(config).to(factory.get("dtype")), operations, **factory)
+        self.vision_model: Any = swap_layers(build_vision_model(config).to(factory.get("dtype")), operations, **factory)
         self.mlp1 = nn.Sequential(
             operations.LayerNorm(joined, eps=1e-5, **factory),
             operations.Linear(joined, width, **factory),
@@ -129,6 +131,28 @@ class VisionLanguageModel(nn.Module):
         patches = self.vision_model(tile.to(self.compute_dtype).unsqueeze(0)).last_hidden_state[0, 1:]
         features: Tensor = self.mlp1(pixel_shuffle(patches, self.config.vit_image // self.config.vit_patch))
         return features
+
+    def vit_attention(self, tile: Tensor) -> Tensor:
+        """How much attention each visual token receives in the ViT's last layer, its four patches together.
+
+        Args:
+            tile: [3, S, S].
+
+        Returns:
+            [N] fp32; what the class token receives is left out.
+        """
+        attention: Any = self.vision_model.encoder.layer[-1].attention
+        inputs: list[Tensor] = []
+        hook = attention.q_proj.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+        self.vision_model(tile.to(self.compute_dtype).unsqueeze(0))
+        hook.remove()
+        heads = (self.config.vit_heads, -1)
+        query, key = (
+            norm(project(inputs[0])).unflatten(-1, heads)[0]
+            for norm, project in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
+        )
+        patches = attention_received(query, key)[1:, None]
+        return pixel_shuffle(patches, self.config.vit_image // self.config.vit_patch).sum(dim=1)
 
     def embed(self, ids: Sequence[int], visual: Tensor, visual_id: int) -> Tensor:
         """A piece of a prompt as the decoder takes it.
@@ -150,15 +174,45 @@ class VisionLanguageModel(nn.Module):
         places = [place for place, token in enumerate(ids) if token == visual_id]
         return embedded.index_copy(0, torch.tensor(places, dtype=torch.long, device=device), visual.to(embedded))
 
-    def prefill(self, prefix: KVPrefix, embedded: Tensor) -> tuple[KVPrefix, Tensor, Tensor]:
-        """Append [n, C] to a prefix: the prefix behind it, the last token's hidden state [C], and the states that
-        condition the DiT, side by side [n, kC]."""
-        rows, last = len(embedded), self.config.layers
-        ids = torch.arange(rows, device=embedded.device)
-        block = Block(embedded.unsqueeze(0), None, ids, advance=rows, causal=True)
-        done = self.language_model.model.prefill(prefix, [block], hidden={last, *self.config.condition_states})
-        states = [done.hidden[state] for state in self.config.condition_states]
+    def prefill(
+        self,
+        prefix: KVPrefix,
+        embedded: Tensor,
+        pictures: Sequence[tuple[int, int]] = (),
+        pruning: Pruning | None = None,
+    ) -> tuple[KVPrefix, Tensor, Tensor]:
+        """Append a piece of a prompt to a prefix.
+
+        Args:
+            prefix: stays as it is.
+            embedded: [n, C].
+            pictures: with `pruning`, the rows (first, behind last) of each picture's visual tokens.
+            pruning: drops some of these on the way through the layers.
+
+        Returns:
+            The prefix behind it, the last token's hidden state [C], and the states that condition the DiT, side by
+            side [n', kC], for the rows that the last layer still has.
+        """
+        last = self.config.layers
+        blocks = self._blocks(embedded, pictures if pruning is not None else ())
+        hidden = {last, *self.config.condition_states}
+        done = self.language_model.model.prefill(prefix, blocks, hidden=hidden, pruning=pruning)
+        kept = len(done.hidden[last])
+        states = [done.hidden[state][-kept:] for state in self.config.condition_states]
         return done.prefix, done.hidden[last][-1], torch.cat(states, dim=-1)
+
+    @staticmethod
+    def _blocks(embedded: Tensor, pictures: Sequence[tuple[int, int]]) -> list[Block]:
+        """A prompt is causal throughout; where a method is to prune pictures, each of them is a block of its own."""
+        cuts = sorted({0, len(embedded), *(end for picture in pictures for end in picture)})
+        blocks = []
+        for first, behind in pairwise(cuts):
+            rows = behind - first
+            ids = torch.arange(rows, device=embedded.device)
+            tokens = (0, rows) if (first, behind) in pictures else None
+            und = embedded[None, first:behind]
+            blocks.append(Block(und, None, ids, advance=rows, causal=True, tokens=tokens))
+        return blocks
 
 
 class InternVLUNetwork(nn.Module):

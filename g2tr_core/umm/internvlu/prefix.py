@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from ...nn.kv_cache import KVCache, KVPrefix
 from ...nn.patches import patchify
 from ...reduction import Reduced, Reduction
 from ...run import Run
+from ..pruning import PicturePruning
 from ..reading import EncodedInputs, Reading
 from ..registry import Purpose
 from ..values import Grid
@@ -40,12 +42,16 @@ class PromptPrefix:
         prefix: their rows in the cache.
         last: [C] hidden state of the last one.
         states: [n, kC] of all, for the DiT.
+        kept: [K] for each picture, which tokens the last layer has, where the prompt chose among them.
+        visual_tokens: averaged over the layers, likewise.
     """
 
     ids: tuple[int, ...]
     prefix: KVPrefix
     last: Tensor
     states: Tensor
+    kept: tuple[Tensor, ...] | None = None
+    visual_tokens: int | None = None
 
     @classmethod
     def empty(cls, vlm: VisionLanguageModel, capacity: int, device: torch.device) -> PromptPrefix:
@@ -79,7 +85,7 @@ class PromptPrefix:
         first = self.ids.count(words.visual)
         mine = visual[first : first + list(ids).count(words.visual)]
         prefix, last, states = vlm.prefill(self.prefix, vlm.embed(ids, mine, words.visual))
-        return PromptPrefix((*self.ids, *ids), prefix, last, torch.cat((self.states, states)))
+        return replace(self, ids=(*self.ids, *ids), prefix=prefix, last=last, states=torch.cat((self.states, states)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class PromptStates:
         """Cut a finished prompt, one that ends in `<img>`."""
         turn = words.turn_of_user(prompt.ids)
         visual = tuple(token == words.visual for token in prompt.ids[turn:])
-        return cls(prompt.states[turn:], visual, tuple(kept), tuple(latents))
+        return cls(prompt.states[turn:], visual, tuple(kept) if prompt.kept is None else prompt.kept, tuple(latents))
 
     def embedded(self, dit: Transformer, config: InternVLUConfig, grid: Grid) -> DiTConditioning:
         """The prompt as one CFG branch of the DiT, which will make a latent of grid (h, w)."""
@@ -203,10 +209,31 @@ class Prefiller:
 
     def prompt(self, reading: InternVLUReading, task: Task, ids: tuple[int, ...]) -> PromptPrefix:
         """A prompt, prefilled; behind the shared prefix where it begins with it."""
-        prompt = self.shared(reading, task)
+        pruning = reading.pruning(self.vlm.config.layers)
+        if pruning is not None and self.words.visual in ids:
+            return self._pruned(reading, ids, pruning)
+        prompt = None if pruning is not None else self.shared(reading, task)
         if prompt is None or ids[: len(prompt.ids)] != prompt.ids:
             prompt = PromptPrefix.empty(self.vlm, len(ids), self.run.device)
         return self.extended(prompt, ids[len(prompt.ids) :], reading)
+
+    def _pruned(self, reading: InternVLUReading, ids: tuple[int, ...], pruning: PicturePruning) -> PromptPrefix:
+        """A whole prompt at once, whose last token chooses among the visual tokens before it."""
+        shown = [0, *accumulate(len(kept) for kept in reading.kept)]
+        places = [place for place, token in enumerate(ids) if token == self.words.visual]
+        pictures = [(places[first], places[behind - 1] + 1) for first, behind in pairwise(shown)]
+        empty = PromptPrefix.empty(self.vlm, len(ids) + TEXT_ROOM, self.run.device)
+        with self.run.stage("prefill"):
+            embedded = self.vlm.embed(ids, reading.visual, self.words.visual)
+            prefix, last, states = self.vlm.prefill(empty.prefix, embedded, pictures, pruning)
+        kept = [whole if left is None else left for whole, left in zip(reading.kept, pruning.positions, strict=True)]
+        dropped = {
+            place
+            for (first, behind), left in zip(pictures, kept, strict=True)
+            for place in range(first + len(left), behind)
+        }
+        left_ids = tuple(token for place, token in enumerate(ids) if place not in dropped)
+        return PromptPrefix(left_ids, prefix, last, states, tuple(kept), pruning.average_tokens)
 
     def extended(self, prompt: PromptPrefix, ids: Sequence[int], reading: InternVLUReading) -> PromptPrefix:
         """A prompt and some more tokens."""

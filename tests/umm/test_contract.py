@@ -1,0 +1,255 @@
+"""The contract that every model keeps, run against all of them: what nodes, command and experiments rely on."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
+from g2tr_core.errors import SettingsError
+from g2tr_core.generation.flow import Denoiser
+from g2tr_core.generation.settings import Decoding, Guidance, Sampling
+from g2tr_core.nn.decoder import Decoder
+from g2tr_core.reduction import Reduction
+from g2tr_core.reduction.contract import AfterEncoder, Candidates
+from g2tr_core.reduction.methods import METHODS
+from g2tr_core.run import Run
+from g2tr_core.umm import load
+from g2tr_core.umm.contract import UnifiedModel
+from g2tr_core.umm.registry import models
+from tests.goldens import BAGEL_TINY
+
+MODELS = (BAGEL_TINY, INTERNVLU)
+EVERY = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+QUICK = Sampling(steps=2)
+GUIDED = Sampling(steps=3, guidance=Guidance(text_scale=3.0, image_scale=1.5))
+HALF = Reduction(0.5, 1)
+SCENE = SCENES / "scene-1.png"
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda path: path.name)
+def model(request: pytest.FixtureRequest) -> UnifiedModel:
+    """Every model in fp32, seeing small pictures. Shared: put back what you change."""
+    small = {} if request.param == INTERNVLU else {"vae_resize": _rule(128, 64, 16), "vit_resize": _rule(112, 56, 14)}
+    return load(request.param, dtype=torch.float32, **small)
+
+
+def _rule(*sides: int) -> Any:
+    from g2tr_core.umm.bagel.config import ResizeRule
+
+    return ResizeRule(*sides)
+
+
+def test_every_registered_model_is_tested(model: UnifiedModel) -> None:
+    assert model.facts in models() and len(models()) == len(MODELS)
+    assert {type(load(path)).__name__ for path in MODELS} == {known.implementation[1] for known in models()}
+
+
+def test_facts_are_what_the_model_goes_by(model: UnifiedModel) -> None:
+    facts = model.facts
+    assert (model.latent_space, model.thinking) == (facts.latent_space, facts.thinking)
+    for task in ("edit", "imagine"):
+        assert model.default_sampling(task) == facts.sampling[task]
+        assert model.default_sampling(task, think=True) == facts.thinking_sampling[task]
+    for purpose in ("answer", "edit"):
+        if purpose in facts.thinks_before:
+            model.check_thinking(purpose, True)
+        else:
+            with pytest.raises(SettingsError, match="think"):
+                model.check_thinking(purpose, True)
+
+
+def test_one_loop_over_layers_serves_every_model(model: UnifiedModel) -> None:
+    decoders = [module for module in model.network.modules() if isinstance(module, Decoder)]
+    assert len(decoders) == 1 and len(decoders[0].layers) == model.config.layers
+
+
+def test_all_tokens_are_exactly_the_model_without_reduction(model: UnifiedModel) -> None:
+    whole, plain = (
+        model.read([PHOTO, SCENE], Reduction(1.0), purpose="edit"),
+        model.read([PHOTO, SCENE], purpose="edit"),
+    )
+    edits = [model.edit(reading, "Make it red.", GUIDED, size=(64, 64)) for reading in (whole, plain)]
+    assert torch.equal(edits[0].latent, edits[1].latent)
+    answers = [model.answer(reading, "What is it?", decoding=Decoding(6)).text for reading in (whole, plain)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_latent_is_made_only_for_methods_that_need_it(
+    model: UnifiedModel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = model.encode_latent
+    monkeypatch.setattr(model, "encode_latent", lambda pixels: encoded.append(pixels) or encode(pixels))
+    reading = model.read(PHOTO, Reduction(0.5, 1, method=name))
+    assert len(encoded) == ("latent" in METHODS[name].needs)
+    assert ("vae_encode" in reading.report.ms) == bool(encoded)
+    assert reading.visual_tokens.after == round(reading.visual_tokens.before / 2)
+
+
+def test_vit_attention_is_supplied_to_methods_that_need_it(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def attended(candidates: Candidates, count: int) -> torch.Tensor:
+        seen.append(candidates.vit_attention)
+        return candidates.vit_attention.topk(count).indices.sort().values
+
+    by_attention = AfterEncoder(
+        name="attended", summary="By the ViT.", needs=frozenset({"vit_attention"}), colour="tab:pink", select=attended
+    )
+    monkeypatch.setitem(METHODS, "attended", by_attention)
+    reading = model.read(PHOTO, Reduction(0.5, 1, method="attended"))
+    (received,) = seen
+    assert received.shape == (reading.visual_tokens.before,) and received.isfinite().all() and (received > 0).all()
+    assert received.std() > 0 and "vae_encode" not in reading.report.ms
+    # What all tokens receive of all attention is 1 a query; InternViT's class token takes its share.
+    assert 0.5 < float(received.sum()) <= 1 + 1e-4
+
+
+def test_seeds_made_together_are_the_pictures_of_each_seed(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    together = model.edit_seeds(reading, "Make it red.", [5, 0, 7], GUIDED, size=(64, 48))
+    for seed, made in zip([5, 0, 7], together, strict=True):
+        alone = model.edit(reading, "Make it red.", replace(GUIDED, seed=seed), size=(64, 48))
+        torch.testing.assert_close(made.latent, alone.latent, atol=2e-4, rtol=2e-4)
+        assert made.image.size == (64, 48)
+    two = model.imagine_seeds("A cup.", [1, 2], QUICK, size=(32, 32))
+    assert not torch.equal(two[0].latent, two[1].latent)
+    with pytest.raises(SettingsError, match="seeds"):
+        model.imagine_seeds("A cup.", [], QUICK)
+
+
+@torch.inference_mode()
+def test_denoisers_share_a_context_and_leave_it_as_it_was(model: UnifiedModel) -> None:
+    """Two of different sizes, step by step in turn, beside one and the same context; times a sample or one for all."""
+    reading, run = model.read(PHOTO, HALF, purpose="edit"), Run(model.device)
+    made = {}
+    for grid in ((4, 4), (6, 4)):
+        conditioned = model.condition(reading, "edit", "Make it red.", GUIDED, None, grid, run)
+        made[grid] = conditioned.branches.contexts, model.denoiser(grid)
+    noise = {grid: torch.randn(2 * len(contexts), 16, *grid) for grid, (contexts, _) in made.items()}
+
+    def velocity(grid: tuple[int, int], t: torch.Tensor) -> torch.Tensor:
+        contexts, denoiser = made[grid]
+        checked: Denoiser = denoiser
+        return checked.forward(noise[grid], t, contexts)
+
+    first = {grid: velocity(grid, torch.tensor([0.7])) for grid in made}
+    for grid in made:
+        found = velocity(grid, torch.tensor([0.7]))
+        assert torch.equal(found, first[grid]) and found.shape == noise[grid].shape and found.dtype == torch.float32
+        for_each = velocity(grid, torch.full((len(noise[grid]),), 0.7))
+        torch.testing.assert_close(for_each, found, atol=2e-4, rtol=2e-4)
+    model.answer(reading, "What is it?", decoding=Decoding(2))
+    assert torch.equal(velocity((4, 4), torch.tensor([0.7])), first[4, 4]), "others may read and go on meanwhile"
+
+
+def test_two_threads_ask_and_edit_one_reading(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    questions = ["What is this?", "And which colour has the largest cup on the table?"]
+    alone = {asked: model.answer(reading, asked, decoding=Decoding(6)).text for asked in questions}
+    edited = {asked: model.edit(reading, asked, GUIDED, size=(48, 48)).latent for asked in questions}
+    wrong: list[str] = []
+
+    def work(asked: str) -> None:
+        for _ in range(4):
+            if model.answer(reading, asked, decoding=Decoding(6)).text != alone[asked]:
+                wrong.append(f"answer to {asked}")
+            latent = model.edit(reading, asked, GUIDED, size=(48, 48)).latent
+            if not torch.allclose(latent, edited[asked], atol=2e-4, rtol=2e-4):
+                wrong.append(f"edit: {asked}")
+
+    threads = [threading.Thread(target=work, args=(asked,)) for asked in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_what_a_memory_manager_needs(model: UnifiedModel) -> None:
+    assert not {*map(id, model.network.parameters())} & {*map(id, model.vae.parameters())}
+    assert model.compute_dtype == torch.float32 and model.latent_space in ("flux", "qwen-image")
+    sides, reading = model.sides, model.read(PHOTO)
+    for side in model.default_size:
+        assert sides.smallest <= side <= sides.largest and side % sides.step == 0
+    needed = {
+        "reading": model.memory_estimate.reading([(600, 400)], "edit"),
+        "answering": model.memory_estimate.answering(reading, Decoding(8), False),
+        "editing": model.memory_estimate.editing(reading, (64, 64), QUICK, None),
+        "larger": model.memory_estimate.editing(reading, (128, 64), QUICK, None),
+        "thinking": model.memory_estimate.editing(reading, (128, 64), QUICK, Decoding(8)),
+        "imagining": model.memory_estimate.imagining((64, 64), QUICK, None),
+    }
+    assert min(needed.values()) > 0 and all(isinstance(count, int) for count in needed.values())
+    assert needed["editing"] < needed["larger"] < needed["thinking"]
+
+
+def test_a_prefill_that_a_reading_lacks_is_counted(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, purpose="edit")
+    assert reading.is_prefilled("edit", False) and not reading.is_prefilled("answer", False)
+    before = model.memory_estimate.answering(reading, Decoding(8), False)
+    model.answer(reading, "What is this?", decoding=Decoding(2))
+    assert reading.is_prefilled("answer", False)
+    after = model.memory_estimate.answering(reading, Decoding(8), False)
+    sizes = [picture.prepared.size for picture in reading.encoding.pictures]
+    assert before - after == model.memory_estimate.reading(sizes, "answer") > 0
+
+    reading = model.read(PHOTO)
+    lacking = model.memory_estimate.editing(reading, (64, 64), QUICK, None)
+    model.edit(reading, "Make it red.", QUICK)
+    assert lacking - model.memory_estimate.editing(reading, (64, 64), QUICK, None) > 0
+
+
+def test_sizes_that_nobody_gives(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, Reduction(0.25, 1), purpose="edit")
+    edited = model.edit(reading, "Make it red.", QUICK)
+    assert (edited.pixels.shape[1], edited.pixels.shape[0]) == reading.size
+    width, height = model.imagine("A cup.", QUICK).image.size
+    assert (width, height) == model.default_size == (128, 128)
+
+
+@pytest.mark.parametrize("side", ["smallest", "largest"])
+def test_sides_are_those_that_generation_takes(model: UnifiedModel, side: str) -> None:
+    limit, beyond = getattr(model.sides, side), -1 if side == "smallest" else 1
+    with pytest.raises(SettingsError, match="width"):
+        model.imagine("A cup.", QUICK, size=(limit + beyond, model.sides.smallest))
+    narrow = model.imagine("A cup.", QUICK, size=(limit, model.sides.smallest))
+    assert narrow.image.size == (limit, model.sides.smallest)
+
+
+def test_readings_can_be_moved(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, Reduction(0.5, 1), purpose="edit")
+    made = model.edit(reading, "Make it red.", QUICK, size=(64, 64))
+    size = reading.nbytes
+    assert size > 0
+    reading.to(torch.device("cpu"))
+    assert reading.nbytes == size
+    again = model.edit(reading, "Make it red.", QUICK, size=(64, 64))
+    assert torch.equal(made.latent, again.latent)
+    reading.to(torch.device("meta"))
+    assert reading.nbytes == size and reading.encoding.pictures[0].features.is_meta
+    assert reading.visual_tokens.after < reading.visual_tokens.before
+
+
+@EVERY
+def test_weights_may_lie_elsewhere(path: Path) -> None:
+    """As a memory manager has it: the model runs here, the weights are somewhere else for now."""
+    loaded = load(path, device="meta", weights_device="cpu", dtype=torch.float32)
+    assert loaded.device.type == "meta"
+    assert {tensor.device.type for tensor in (*loaded.network.parameters(), *loaded.vae.parameters())} == {"cpu"}
+
+
+@EVERY
+def test_devices_are_checked(path: Path) -> None:
+    for devices in ({"device": "nonsense"}, {"weights_device": "nonsense"}):
+        with pytest.raises(SettingsError, match="device"):
+            load(path, **devices)
