@@ -13,7 +13,7 @@ import torch
 
 from g2tr_core.embedded import CHECKPOINT, SAMPLE
 from g2tr_core.reduction import Reduction
-from g2tr_core.reduction.contract import AfterEncoder, InDecoder, LayerView, Need, Stage
+from g2tr_core.reduction.contract import AfterEncoder, InDecoder, Need, Stage
 from g2tr_core.reduction.methods import METHODS
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
@@ -93,10 +93,12 @@ def test_the_methods_of_the_docs_work(
     (last,) = blocks
     method = last["METHOD"]
     assert isinstance(method, InDecoder) and method.name not in METHODS
-    assert method.layers(28, 0.5) == {2: 0.5} and not method.layers(2, 0.5)
-    attention = torch.tensor([[0.1, 0.4, 0.0, 0.3], [0.1, 0.4, 0.0, 0.3]])
-    view = LayerView(2, attention, torch.zeros(4, 8), torch.tensor([0, 3, 4, 7]), (2, 4), None, 0)
-    assert method.select(view, 2).tolist() == [1, 3]
+    monkeypatch.setitem(METHODS, method.name, method)
+    model = load(CHECKPOINT)
+    answer = model.answer(model.read(SAMPLE.picture, Reduction(0.5, 1, method=method.name)), SAMPLE.question)
+    layers = model.config.layers
+    assert method.layers(layers, 0.5) == {2: 0.5}
+    assert answer.report.visual_tokens.after == round((2 * 64 + (layers - 2) * 32) / layers) < 64
 
 
 def test_the_method_page_names_every_need() -> None:

@@ -12,16 +12,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from g2tr_core.reduction import Reduced, Reduction, pool_latent, reduce
+from g2tr_core.reduction.contract import AfterEncoder
 from g2tr_core.reduction.methods import METHODS
 
 GRID, ANCHOR_GRID = (9, 7), (4, 3)
 DRAWN = ("random", "shuffled-anchors")  # on the host, whatever the device
+NAMES = [name for name, method in METHODS.items() if isinstance(method, AfterEncoder) and name not in DRAWN]
 WAYS = [
     pytest.param(Reduction(min_tokens=1), id="published"),
     pytest.param(Reduction(min_tokens=1, keep_ratio=0.1), id="fewer-tokens-than-cells"),
     pytest.param(Reduction(min_tokens=1, merge="none", merge_scaling=2.0), id="no-merging"),
     pytest.param(Reduction(keep_ratio=1.0), id="identity"),
-    *(pytest.param(Reduction(min_tokens=1, method=name), id=name) for name in METHODS if name not in DRAWN),
+    *(pytest.param(Reduction(min_tokens=1, method=name), id=name) for name in NAMES),
 ]
 
 
@@ -43,7 +45,8 @@ def run(settings: Reduction, device: str, dtype: torch.dtype = torch.float32, ma
     assert anchor_grid == ANCHOR_GRID
     features = torch.randn(63, 16, device=device, dtype=dtype)
     priority: Tensor | None = torch.rand(GRID, device=device) if mask else None
-    return reduce(features, GRID, pooled, anchor_grid, settings, priority=priority)
+    attention = torch.rand(63, device=device)
+    return reduce(features, GRID, pooled, anchor_grid, settings, priority=priority, vit_attention=attention)
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "mask"])
@@ -74,19 +77,20 @@ def test_auto_reads_one_number_back() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in DRAWN])
+@pytest.mark.parametrize("name", NAMES)
 def test_cuda_does_not_wait_and_agrees_with_the_cpu(dtype: torch.dtype, name: str) -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(63, 64, generator=random).to(dtype)
     anchors = torch.randn(12, 64, generator=random).to(dtype)
     how = Reduction(min_tokens=1, method=name)
-    on_cuda = (features.cuda(), GRID, anchors.cuda(), ANCHOR_GRID, how)
+    attention = torch.rand(63, generator=random)
+    on_cuda, attended = (features.cuda(), GRID, anchors.cuda(), ANCHOR_GRID, how), attention.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        first, second = reduce(*on_cuda), reduce(*on_cuda)
+        first, second = (reduce(*on_cuda, vit_attention=attended) for _ in range(2))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = reduce(features, GRID, anchors, ANCHOR_GRID, how)
+    expected = reduce(features, GRID, anchors, ANCHOR_GRID, how, vit_attention=attention)
     assert torch.equal(first.features, second.features)
     assert torch.equal(first.keep.cpu(), expected.keep)
     assert torch.equal(first.assignment.cpu(), expected.assignment)
