@@ -81,7 +81,7 @@ def open_mask(path: str | os.PathLike[str]) -> Image.Image:
     """As `open_image`, of a file in which white means something.
 
     Raises:
-        ImageError: as there; or a pixel is transparent, which over white would be white whatever was painted.
+        ImageError: as there; or a pixel is transparent, which over white would be white whatever its colour.
     """
     return _read(path, opaque=True)
 

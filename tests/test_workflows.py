@@ -257,11 +257,11 @@ def test_help_page_is_complete(node: str, language: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_help_gives_sentences_that_the_demo_knows(language: str) -> None:
-    painted = next(node["inputs"]["prompt"] for node in prompt("Text to image").values() if "prompt" in node["inputs"])
+    written = next(node["inputs"]["prompt"] for node in prompt("Text to image").values() if "prompt" in node["inputs"])
     known = {
         "G2TRAsk": [SAMPLE.question],
         "G2TREdit": [SAMPLE.instruction],
-        "G2TRImagine": [painted],
+        "G2TRImagine": [written],
         "G2TRCompare": [SAMPLE.question, SAMPLE.instruction],
     }
     for node, sentences in known.items():

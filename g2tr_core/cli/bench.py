@@ -48,7 +48,7 @@ def run(name: str | None, arguments: Sequence[str], console: Console) -> int:
 
 
 def _quality(arguments: Sequence[str]) -> int:
-    """Run the quality experiment, which is told here how to load a model and where to speak."""
+    """Run the quality experiment, which is told here how to load a model and where to report."""
     if not EXPERIMENT.is_file():
         raise SettingsError(
             "the quality experiment is not part of this installation", where="bench quality", fix=f"It needs {SOURCE}"

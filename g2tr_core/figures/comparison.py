@@ -29,7 +29,7 @@ class Entry:
     Args:
         ratio: the keep ratio that was asked for.
         view: what became of the tokens.
-        result: the picture that was painted, or the answer.
+        result: the picture that was generated, or the answer.
         report: what it cost.
     """
 

@@ -147,12 +147,12 @@ class TestPaint:
 
     @pytest.mark.parametrize("words", [["edit", "photo.png", "Winter"], ["imagine", "A fox"]])
     def test_seed(self, run: Run, photo: str, words: list[str], tmp_path: Path) -> None:
-        def painted(*arguments: str) -> bytes:
+        def edited(*arguments: str) -> bytes:
             assert run(*words, "-o", "out.png", *QUICK, *arguments).status == 0
             return (tmp_path / "out.png").read_bytes()
 
-        assert painted() == painted("--seed", "0")
-        assert painted() != painted("--seed", "1")
+        assert edited() == edited("--seed", "0")
+        assert edited() != edited("--seed", "1")
 
     def test_edit_json(self, run: Run, photo: str, model: str) -> None:
         result = run("edit", photo, "Winter", "-o", "out.png", *QUICK, "--json", "--seed", "7").json

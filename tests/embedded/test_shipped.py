@@ -92,6 +92,6 @@ def test_the_sample_is_answered_and_edited() -> None:
     source = to_tensor(open_image(SAMPLE.picture))
     yellow = (source - torch.tensor([0.99, 0.86, 0.1])).abs().amax(2) < 0.15  # [112, 112], the largest object
     assert yellow.sum() > 1000
-    painted = shipped().edit(reading, SAMPLE.instruction).pixels
-    assert (painted - source)[yellow].abs().mean() > 0.3
-    assert (painted - source)[~yellow].abs().mean() < 0.05
+    edited = shipped().edit(reading, SAMPLE.instruction).pixels
+    assert (edited - source)[yellow].abs().mean() > 0.3
+    assert (edited - source)[~yellow].abs().mean() < 0.05

@@ -28,10 +28,10 @@ def reading(model: Any, photo: torch.Tensor, half: Any) -> Any:
     return read(model, {"image1": photo}, reduction=half)[0][0]
 
 
-def matrix(hosted: Any) -> torch.Tensor:
+def matrix(managed: Any) -> torch.Tensor:
     """One of the matrices that make up the language model."""
     name = "language_model.model.layers.0.mlp.up_proj.weight"
-    (found,) = (weight for key, weight in hosted.model.network.named_parameters() if key.endswith(name))
+    (found,) = (weight for key, weight in managed.model.network.named_parameters() if key.endswith(name))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Every node at work on the tiny model, through the graph's eyes."""
+"""Every node at work on the tiny model, called as a graph calls it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.pack import error, module, nodes
 class Counting:
     """Counts encodes and cached rows since it was last asked."""
 
-    def __init__(self, hosted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, managed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.vit = self.vae = self.rows = 0
-        model, writer = hosted.model, module("g2tr_core.nn.kv_cache").Writer
+        model, writer = managed.model, module("g2tr_core.nn.kv_cache").Writer
         features, encode, remember = model.visual_features, model.vae.encode, writer.remember
 
         def counted_features(*arguments):

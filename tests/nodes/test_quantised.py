@@ -32,9 +32,9 @@ def without_layers(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.quant_ops, "_CK_AVAILABLE", False)
 
 
-def layer_of(hosted: Any) -> Any:
+def layer_of(managed: Any) -> Any:
     name = "language_model.model.layers.0.mlp.up_proj"
-    (found,) = (module for key, module in hosted.model.network.named_modules() if key.endswith(name))
+    (found,) = (module for key, module in managed.model.network.named_modules() if key.endswith(name))
     return found
 
 

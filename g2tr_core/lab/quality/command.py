@@ -1,6 +1,6 @@
 """`g2tr bench quality`: run the experiment, and say what came out.
 
-The command line calls this page and hands in what is its own (how a model is loaded, where messages and progress go):
+The command line calls this module and passes in its own part (how a model is loaded, where messages and progress go):
 the lab imports nothing of it.
 """
 
@@ -116,7 +116,7 @@ def parser() -> ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="your own questions.jsonl or .csv (image, question, answer, type) and edits.jsonl or .csv (image, "
-        "instruction, target, class) instead of the embedded world; see the README",
+        "instruction, target, class) instead of the embedded world; see docs/quality.md",
     )
     parser.add_argument("--questions", type=_count, metavar="N", help=f"how many, 0 for none ({QUESTIONS}; own: all)")
     parser.add_argument("--edits", type=_count, metavar="N", help=f"how many, 0 for none ({EDITS}; own: all)")

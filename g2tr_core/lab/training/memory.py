@@ -1,7 +1,7 @@
 """What the decoder attends to in training: the same blocks as in use, for a whole batch and with gradients.
 
-`context.Append` and `Canvas` write into a cache in place, one picture at a time. Here a picture's rows are computed
-once (`Prefix`), and many questions or edits of it attend to them and to themselves (`Suffix`).
+`nn.kv_cache` writes into a cache in place, one picture at a time. Here a picture's rows are computed once (`Prefix`),
+and many questions or edits of it attend to them and to themselves (`Suffix`).
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ class Recipe:
         scenes: pictures a step.
         questions: a picture.
         edits: a picture.
-        captions: pictures painted from text alone, a step.
-        extra_pictures: more pictures a step, for the dense labels alone: seeing takes more pictures than talking.
-        warm_up: seconds at the start in which the network does nothing but see.
+        captions: pictures generated from text alone, a step.
+        extra_pictures: more pictures a step, for the dense labels alone, which need more pictures than answers do.
+        warm_up: seconds at the start with the dense labels alone.
         reuse: how many steps a rendered and encoded picture serves, each time with other questions, noise and times.
         question_weights, edit_weights: how often each kind comes.
         muon, adam: learning rates.

@@ -72,7 +72,7 @@ def render(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Rende
     ground = _backgrounds([scene.background for scene in scenes], device)  # [B, S, S, 3]
     canvas = F.pad(ground, (0, 0, _PAD, _PAD, _PAD, _PAD))  # [B, C, C, 3]
     owner = torch.full(canvas.shape[:3], -1, dtype=torch.int64, device=device)  # [B, C, C]
-    _paint(canvas, owner, scenes)
+    _draw_objects(canvas, owner, scenes)
     inside = slice(_PAD, _PAD + SIDE)
     pixels = canvas[:, inside, inside].permute(0, 3, 1, 2).contiguous()  # [B, 3, S, S]
     night = torch.tensor([scene.night for scene in scenes], device=device)[:, None, None, None]
@@ -134,7 +134,7 @@ def _noise(seeds: Tensor) -> Tensor:
     return F.interpolate(grain, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
 
 
-def _paint(canvas: Tensor, owner: Tensor, scenes: Sequence[Scene]) -> None:
+def _draw_objects(canvas: Tensor, owner: Tensor, scenes: Sequence[Scene]) -> None:
     """Draw all objects on the canvas [B, C, C, 3] and note them in owner [B, C, C], both in place."""
     placed = [(b, k, o) for b, scene in enumerate(scenes) for k, o in enumerate(scene.objects)]
     if not placed:

@@ -34,17 +34,17 @@ class Reading:
 
 
 class FakeModel:
-    """Answers with the question's last word and paints the instruction's colour over the left half.
+    """Answers with the question's last word and draws the instruction's colour over the left half.
 
     Args:
-        needed: with fewer tokens it says "no" and paints nothing.
+        needed: with fewer tokens it says "no" and changes nothing.
         forgetful: this method makes it fail at any ratio.
     """
 
     def __init__(self, needed: int = 8, forgetful: str = "") -> None:
         self.needed, self.forgetful = needed, forgetful
         self.device = torch.device("cpu")
-        self.encoded = self.answered = self.painted = 0
+        self.encoded = self.answered = self.edited = 0
         self.vae: Any = SimpleNamespace(decode=lambda latent: latent)  # a perfect one
         self.seeds: list[int] = []
 
@@ -72,7 +72,7 @@ class FakeModel:
 
     def edit(self, reading: Reading, instruction: str, sampling: Any) -> Any:
         assert reading.purpose == "edit"
-        self.painted += 1
+        self.edited += 1
         self.seeds.append(sampling.seed)
         pixels = reading.pixels.clone()
         if self.sees(reading):

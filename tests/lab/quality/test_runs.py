@@ -211,9 +211,9 @@ def test_a_target_like_its_source_is_refused_where_it_stands(tmp_path: Path) -> 
 
 def test_an_edit_is_right_if_it_is_nearer_to_the_target_than_to_every_mistake(tmp_path: Path) -> None:
     def measured(target: str, mistake: str) -> tuple[str, str]:
-        """Of a model that paints red."""
+        """Of a model that generates red."""
         right, wrong = half_painted(GREY, target), half_painted(GREY, mistake)
-        edit = Edit(0, "paint", "Make it red", right, "line 1", lambda: [wrong, right])  # the last is no mistake
+        edit = Edit(0, "recolour", "Make it red", right, "line 1", lambda: [wrong, right])  # the last is no mistake
         store = ResultStore(tmp_path / f"{target}.csv", edits.MEASURES, {})
         run: Any = FakeModel()
         EditRun(run, [Case(0, GREY, (edit,))], [FULL], Sampling(), store).run(lambda: None)

@@ -289,12 +289,12 @@ class Replay:
     def _check_blocks(self) -> None:
         """Decoder inputs and outputs of every block, in the order of the record; ours skips blocks that coincide."""
         names, pictured = [], False
-        painted = not self.record.get("understanding_output") and "gen_image" in self.record
+        generates = not self.record.get("understanding_output") and "gen_image" in self.record
         for event in self.record["events"]:
             pictured = pictured or event["op"] != "text"
             if event["context"] == "gen" if "context" in event else True:
                 names += [f"ev{event.get('i', 0)}.{stage['stage']}" for stage in event["stages"]]
-            elif painted and pictured:
+            elif generates and pictured:
                 names.append(f"ev{event['i']}.text")
         assert [name.split(".")[1] for name in names] == [kind for kind, _, _ in self.blocks], self.case.name
         for name, (_, inputs, outputs) in zip(names, self.blocks, strict=True):

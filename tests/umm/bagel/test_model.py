@@ -173,10 +173,10 @@ def test_a_cancelled_run_leaves_the_reading_as_it_was(tiny: Bagel, stage: str) -
 def test_progress_reports_every_step_with_a_preview(tiny: Bagel) -> None:
     seen = []
     reading = tiny.read(PHOTO, HALF, purpose="edit")
-    painting = tiny.edit(reading, "Red.", Sampling(steps=3), progress=lambda *step: seen.append(step))
+    made = tiny.edit(reading, "Red.", Sampling(steps=3), progress=lambda *step: seen.append(step))
     assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 3) for i in (1, 2, 3)]
-    assert seen[-1][3].shape == painting.latent.shape
-    torch.testing.assert_close(seen[-1][3], painting.latent, atol=1e-4, rtol=1e-4)
+    assert seen[-1][3].shape == made.latent.shape
+    torch.testing.assert_close(seen[-1][3], made.latent, atol=1e-4, rtol=1e-4)
 
 
 def test_sizes(tiny: Bagel) -> None:
@@ -184,9 +184,9 @@ def test_sizes(tiny: Bagel) -> None:
     width, height = reading.size
     assert tiny.edit(reading, "Red.", QUICK).pixels.shape == (height, width, 3)
     assert tiny.edit(reading, "Red.", QUICK, size=(48, 100)).pixels.shape == (96, 48, 3)
-    painting = tiny.imagine("A cup.", QUICK, size=(64, 32))
-    assert painting.pixels.shape == (32, 64, 3) and painting.image.size == (64, 32)
-    assert painting.pixels.min() >= 0 and painting.pixels.max() <= 1
+    made = tiny.imagine("A cup.", QUICK, size=(64, 32))
+    assert made.pixels.shape == (32, 64, 3) and made.image.size == (64, 32)
+    assert made.pixels.min() >= 0 and made.pixels.max() <= 1
 
 
 def test_a_seed_is_a_picture(tiny: Bagel) -> None:
@@ -256,9 +256,9 @@ def test_half_precision_stays_close(tiny: Bagel, dtype: torch.dtype) -> None:
 
 def test_latents_are_in_the_scale_of_flux(tiny: Bagel) -> None:
     """Scaled and shifted, as the autoencoder wants them back."""
-    painting = tiny.imagine("A cup.", QUICK, size=(32, 32))
-    decoded = (tiny.vae.decode(painting.latent) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
-    assert torch.equal(decoded, painting.pixels)
+    made = tiny.imagine("A cup.", QUICK, size=(32, 32))
+    decoded = (tiny.vae.decode(made.latent) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+    assert torch.equal(decoded, made.pixels)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_latents_are_in_the_scale_of_flux(tiny: Bagel) -> None:
         (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
         (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
         (lambda m, r: m.read([3]), ImageError, ""),
-        (lambda m, r: m.read(PHOTO, purpose="paint"), SettingsError, "purpose"),
+        (lambda m, r: m.read(PHOTO, purpose="draw"), SettingsError, "purpose"),
         (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
         (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),
         (lambda m, r: m.answer(r, None), SettingsError, "question"),

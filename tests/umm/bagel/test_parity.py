@@ -21,7 +21,7 @@ from tests.umm.bagel.golden_replay import FLOW, STAGE, Case, Replay, close, find
 CASES = [case for root in golden_folders() for case in find_cases(root)]
 BLOCKS = [root for root in golden_folders() if (root / "bagel" / "vision_vae_blocks.safetensors").is_file()]
 
-# Recorded tensors that have no counterpart: ours neither prefills the texts alone when nothing will be painted, nor
+# Recorded tensors that have no counterpart: ours neither prefills the texts alone when nothing will be generated, nor
 # a second time where they are the full context.
 NO_COUNTERPART = ("text.llm_in", "text.llm_out")
 

@@ -201,7 +201,7 @@ class Replay:
         self.check_valid(f"prune{stage}.input_ids", f"prune{stage}.attention_mask", ids)
         self.check_valid("vlm.input_ids_after_prune", "vlm.attention_mask_after_prune", ids)
         self._check_conditions()
-        self._check_painting()
+        self._check_generation()
 
     def _ids(self, kind: int, index: int, reading: InternVLUReading, *, reduced: bool) -> tuple[int, ...]:
         """A row's tokens: the full prompt, without text, or nothing; in full or with what the reduction left."""
@@ -244,12 +244,12 @@ class Replay:
             grids.append([1, *self.grid])
             padding[index, : len(condition.states)] = 1
             halves = [(h // 2, w // 2) for h, w in (self.grid, *(latent.shape[1:] for latent in condition.latents))]
-            canvas = latent_positions(halves)
+            of_latents = latent_positions(halves)
             kept = [None if len(k) < config.visual_tokens else k for k in condition.kept]
             context = context_positions(
-                behind(canvas), condition.visual, kept, config.visual_grid, config.condition_scale
+                behind(of_latents), condition.visual, kept, config.visual_grid, config.condition_scale
             )
-            places += [canvas, context]
+            places += [of_latents, context]
         self.check("decoder_in.image_grid_thw_gen", grids)
         self.check("pos3d.first_step", torch.cat(places))
         recorded = self.recorded.get("decoder_in.padded_attention_mask")
@@ -257,7 +257,7 @@ class Replay:
             assert recorded.bool().sum(1).tolist() == padding.sum(1).tolist()
             self.checked.add("decoder_in.padded_attention_mask")
 
-    def _check_painting(self) -> None:
+    def _check_generation(self) -> None:
         kwargs, count, thinks = self.record["kwargs"], len(self.prompts), self.mode == "text_image"
         scales = Guidance(
             text_scale=kwargs.get("all_cfg_scale", 3.5 if thinks else 4.5),

@@ -1,4 +1,4 @@
-"""InternVL-U as its users have it: it paints, answers, reports, stops when told to, and refuses with advice."""
+"""InternVL-U as its users have it: it generates, answers, reports, stops when told to, and refuses with advice."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_progress_reports_every_step_with_a_preview(tiny: InternVLU) -> None:
     seen = []
     reading = tiny.read(PHOTO, HALF, purpose="edit")
     sampling = Sampling(steps=4, guidance=Guidance(4.5, 2.0))
-    painting = tiny.edit(reading, "Red.", sampling, progress=lambda *step: seen.append(step))
+    made = tiny.edit(reading, "Red.", sampling, progress=lambda *step: seen.append(step))
     assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 4) for i in (1, 2, 3, 4)]
-    assert seen[-1][3].shape == painting.latent.shape
-    torch.testing.assert_close(seen[-1][3], painting.latent, atol=1e-4, rtol=1e-4)
+    assert seen[-1][3].shape == made.latent.shape
+    torch.testing.assert_close(seen[-1][3], made.latent, atol=1e-4, rtol=1e-4)
 
 
 def test_sizes(tiny: InternVLU) -> None:
@@ -88,9 +88,9 @@ def test_sizes(tiny: InternVLU) -> None:
     assert tiny.edit(reading, "Red.", QUICK).pixels.shape == (height, width, 3)
     odd = tiny.edit(reading, "Red.", QUICK, size=(50, 100))
     assert odd.pixels.shape == (100, 50, 3) and odd.latent.shape == (16, 12, 6), "resized to what was asked for"
-    painting = tiny.imagine("A cup.", QUICK, size=(64, 32))
-    assert painting.pixels.shape == (32, 64, 3) and painting.image.size == (64, 32)
-    assert painting.pixels.min() >= 0 and painting.pixels.max() <= 1
+    made = tiny.imagine("A cup.", QUICK, size=(64, 32))
+    assert made.pixels.shape == (32, 64, 3) and made.image.size == (64, 32)
+    assert made.pixels.min() >= 0 and made.pixels.max() <= 1
 
 
 def test_a_seed_is_a_picture(tiny: InternVLU) -> None:
@@ -117,8 +117,8 @@ def test_reports_add_up(tiny: InternVLU) -> None:
     assert answer.report.prefill_flops.factor > 1.3
     assert set(reading.report.ms) == {"prepare", "vit", "vae_encode", "reduction", "prefill"}
     assert set(answer.report.ms) == {"prefill", "decode"}
-    painting = tiny.edit(reading, "Red.", QUICK)
-    assert set(painting.report.ms) == {"prefill", "denoise", "vae_decode"}
+    made = tiny.edit(reading, "Red.", QUICK)
+    assert set(made.report.ms) == {"prefill", "denoise", "vae_decode"}
 
 
 def test_token_views_show_the_tile(tiny: InternVLU) -> None:
@@ -166,7 +166,7 @@ def test_flops_are_those_of_the_formula_at_full_size(tiny: InternVLU) -> None:
         (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
         (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
         (lambda m, r: m.read([3]), ImageError, ""),
-        (lambda m, r: m.read(PHOTO, purpose="paint"), SettingsError, "purpose"),
+        (lambda m, r: m.read(PHOTO, purpose="draw"), SettingsError, "purpose"),
         (lambda m, r: m.read(PHOTO, think=True), SettingsError, "think"),
         (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
         (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),

@@ -47,11 +47,11 @@ def test_public_calls(case: Case) -> None:
     sampling = Sampling(kwargs.get("num_inference_steps", 20), guidance=scales, seed=kwargs["seed"])
     size = (kwargs["width"], kwargs["height"])
     if pictures:
-        painting = model.edit(model.read(pictures, purpose="edit"), record["prompt"], sampling, size=size)
+        made = model.edit(model.read(pictures, purpose="edit"), record["prompt"], sampling, size=size)
     else:
-        painting = model.imagine(record["prompt"], sampling, size=size)
-    close(painting.latent, recorded["latents_final"][0], case.name, FLOW)
-    assert list(painting.image.size) == record["image_sizes_wh"][0]
+        made = model.imagine(record["prompt"], sampling, size=size)
+    close(made.latent, recorded["latents_final"][0], case.name, FLOW)
+    assert list(made.image.size) == record["image_sizes_wh"][0]
 
 
 def test_defaults_are_the_published_ones() -> None:

@@ -128,10 +128,10 @@ def test_continuing_a_prefix_equals_reading_the_whole_prompt(tiny: InternVLU) ->
 def test_one_picture_does_not_depend_on_another(tiny: InternVLU) -> None:
     """Bit for bit, whatever was read before or beside it, and in whichever order."""
     alone = tiny.read(PHOTO, HALF, purpose="edit")
-    painting, answer = tiny.edit(alone, "Red.", QUICK), tiny.answer(alone, "What?", decoding=SHORT)
+    made, answer = tiny.edit(alone, "Red.", QUICK), tiny.answer(alone, "What?", decoding=SHORT)
     readings = [tiny.read(picture, HALF, purpose="edit") for picture in (OTHER, PHOTO, OTHER)]
-    paintings = [tiny.edit(reading, "Red.", QUICK) for reading in readings]
-    assert torch.equal(paintings[1].latent, painting.latent)
+    edits = [tiny.edit(reading, "Red.", QUICK) for reading in readings]
+    assert torch.equal(edits[1].latent, made.latent)
     assert tiny.answer(readings[1], "What?", decoding=SHORT).text == answer.text
     together = tiny.read([OTHER, PHOTO], HALF, purpose="edit")
     assert torch.equal(together.reduced[1].features, alone.reduced[0].features)
@@ -153,8 +153,8 @@ def test_every_row_sees_the_same_visual_tokens(tiny: InternVLU) -> None:
 @pytest.mark.parametrize("reduction", [None, HALF])
 def test_several_pictures_can_be_edited(tiny: InternVLU, count: int, reduction: Reduction | None) -> None:
     reading = tiny.read([PHOTO, OTHER, PHOTO][:count], reduction, purpose="edit")
-    painting = tiny.edit(reading, "Put them side by side.", QUICK)
-    assert painting.pixels.isfinite().all() and painting.image.size == reading.size
+    made = tiny.edit(reading, "Put them side by side.", QUICK)
+    assert made.pixels.isfinite().all() and made.image.size == reading.size
     assert len(reading.unguided[0].latents) == count
     swapped = tiny.read([OTHER, PHOTO, PHOTO][:count], reduction, purpose="edit")
     size = reading.size
