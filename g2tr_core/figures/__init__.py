@@ -1,1 +1,1 @@
-"""room"""
+"""Drawings of results: token maps, comparisons, times. One palette and one way to draw text for all of them."""

@@ -31,7 +31,7 @@ class Reduction:
         auto_similarity: cosine from which on "auto" counts two tokens as alike, above 0 and at most 0.999. Lower
             keeps fewer.
         auto_min_ratio: the least share that "auto" keeps, above 0 and at most `keep_ratio`.
-        method: which tokens to keep, a name of `methods.METHODS`; "g2tr" is the paper's.
+        method: how tokens are chosen, by name; "g2tr" is the paper's.
         seed: of the methods that draw at random, any whole number from 0.
 
     Raises:

@@ -27,7 +27,7 @@ class Progress:
         self._previewer: Any = None
 
     def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
-        """See `umm.values.Progress`; a preview is sent where ComfyUI's settings ask for one."""
+        """See `g2tr_core.run.Progress`; a preview is sent where ComfyUI's settings ask for one."""
         mm.throw_exception_if_processing_interrupted()
         if stage != self._stage:
             self._stage, self._bar = stage, comfy.utils.ProgressBar(total)

@@ -26,7 +26,7 @@ class Prefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
     ) -> Tensor:
-        """See `decoder.Memory`."""
+        """See `nn.decoder.Memory`."""
         self.remember(layer, key, value)
         logits = _scaled(query).transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [B, H, P, P]
         chances = (logits if self.mask is None else logits + self.mask).softmax(-1)
@@ -60,7 +60,7 @@ class Suffix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
     ) -> Tensor:
-        """See `decoder.Memory`."""
+        """See `nn.decoder.Memory`."""
         grouped = (-1, self.group)
         query = _scaled(query)
         q, v = (x.unflatten(0, grouped).permute(0, 3, 1, 2, 4) for x in (query, value))  # [B, H, G, n, D]
