@@ -39,8 +39,8 @@ class MemoryEstimate(ABC):
 
     def editing(self, reading: Reading, size: Size, sampling: Sampling, think: Decoding | None) -> int:
         """What the reading lacks, the plan, and the larger of a step's and the autoencoder's activations."""
-        painting = self._generating(_sizes(reading), size, sampling, think)
-        return self._lacking(reading, "edit", think is not None) + painting
+        generating = self._generating(_sizes(reading), size, sampling, think)
+        return self._lacking(reading, "edit", think is not None) + generating
 
     def imagining(self, size: Size, sampling: Sampling, think: Decoding | None) -> int:
         """As editing, and the context, for which there is no reading."""

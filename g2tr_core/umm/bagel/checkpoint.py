@@ -37,7 +37,7 @@ class Parts:
         vae: the autoencoder.
         tokenizer: a transformers tokenizer.
         tokens: ids of the framing tokens.
-        sampling: how it paints where nobody says otherwise.
+        sampling: how it generates where nobody says otherwise.
     """
 
     config: BagelConfig

@@ -1,4 +1,4 @@
-"""BAGEL as a person uses it: read pictures, then answer, edit, imagine."""
+"""BAGEL: read pictures, then answer, edit, imagine."""
 
 from __future__ import annotations
 

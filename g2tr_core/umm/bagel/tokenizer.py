@@ -18,7 +18,7 @@ SPECIAL = {
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, or of the folder that a file is in; see `umm.tokenizer`.
+    """The tokenizer of a folder, or of the folder that a file is in; see `checkpoints.tokenizer`.
 
     Raises:
         CheckpointError: files are missing or damaged.

@@ -1,1 +1,1 @@
-"""InternVL-U: InternViT reads, Qwen3 thinks, a diffusion transformer paints, Qwen-Image's autoencoder decodes."""
+"""InternVL-U: InternViT reads, Qwen3 thinks, a diffusion transformer generates, Qwen-Image's autoencoder decodes."""

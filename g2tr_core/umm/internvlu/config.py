@@ -140,7 +140,7 @@ def read_config(
     size, count = stored.size, stored.count
     reading = Settings.read(folder / "vlm" / "config.json")
     llm, vit = reading.section("llm_config"), reading.section("vision_config")
-    painting = Settings.read(folder / "generation_decoder" / "config.json")
+    generation = Settings.read(folder / "generation_decoder" / "config.json")
     processor = Settings.read(folder / "processor" / "processor_config.json")
     head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
     vit_width, patch = size(f"{VIT}embeddings.class_embedding", 2), size(f"{VIT}embeddings.patch_embedding.weight", 2)
@@ -169,14 +169,16 @@ def read_config(
         dit_heads=size(f"{DIT}img_in.weight") // dit_head,
         dit_head_dim=dit_head,
         dit_rope_axes=_three(
-            painting.section("decoder_config").numbers("axes_dims_rope", _if(dit_head == 128, RELEASED.dit_rope_axes)),
-            painting.path,
+            generation.section("decoder_config").numbers(
+                "axes_dims_rope", _if(dit_head == 128, RELEASED.dit_rope_axes)
+            ),
+            generation.path,
         ),
-        condition_layers=_whole(painting.numbers("vlm_select_layer", RELEASED.condition_layers)),
-        condition_scale=painting.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
+        condition_layers=_whole(generation.numbers("vlm_select_layer", RELEASED.condition_layers)),
+        condition_scale=generation.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
         vae_resize=vae_resize or _area_rule(processor.section("image_gen_processor_kwargs")),
     )
-    _check(config, size(f"{DIT}txt_norm.weight"), str(painting.path))
+    _check(config, size(f"{DIT}txt_norm.weight"), str(generation.path))
     if vae_resize is not None:
         _check_rule(vae_resize, config)
     return config

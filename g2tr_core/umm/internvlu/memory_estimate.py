@@ -1,7 +1,7 @@
 """How much memory InternVL-U needs beside its weights; see `umm.memory_estimate`.
 
 Activations are counted as the widest layer holds them at once, in vectors a token. The constants were found by adding
-up the bytes of live tensors while the networks of the released size ran without data (`tests/internvlu/test_footprint`
+up the bytes of live tensors while the networks of the released size ran without data (`tests/umm/internvlu/test_memory_estimate`
 does it again), and rounded up.
 """
 

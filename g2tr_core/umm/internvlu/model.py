@@ -1,4 +1,4 @@
-"""InternVL-U as a person uses it: read pictures, then answer, edit, imagine."""
+"""InternVL-U: read pictures, then answer, edit, imagine."""
 
 from __future__ import annotations
 

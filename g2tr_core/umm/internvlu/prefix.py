@@ -196,7 +196,7 @@ class Prefiller:
     def ids(self, reading: InternVLUReading, task: Task, text: str) -> tuple[int, ...]:
         """The whole prompt as token ids, up to where the model goes on."""
         counts = [len(kept) for kept in reading.kept]
-        return self.words.ids(render(SYSTEM[task], turn_with(reading.encoding, text), counts, paint=False))
+        return self.words.ids(render(SYSTEM[task], turn_with(reading.encoding, text), counts, opens_image=False))
 
     def shared(self, reading: InternVLUReading, task: Task) -> PromptPrefix | None:
         """What all prompts of a task share, prefilled when first asked for; None without pictures."""
@@ -247,7 +247,7 @@ class Prefiller:
             turns = [(no_text_turn(len(counts)), counts)] + ([(NOTHING, [])] if counts else [])
             found = []
             for turn, shown in turns:
-                ids = self.words.ids(render(SYSTEM[task], turn, shown, paint=True))
+                ids = self.words.ids(render(SYSTEM[task], turn, shown, opens_image=True))
                 of_pictures = (reading.kept, latents) if shown else ((), ())
                 found.append(PromptStates.of(self.prompt(reading, task, ids), self.words, *of_pictures))
             reading.unguided = tuple(found)

@@ -126,7 +126,7 @@ def largest_square(rule: AreaRule) -> Size:
 def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:
     """Rows and columns of the latent (not of its patches) for a picture that a person asked for.
 
-    Sides that are no multiple of a token's stride (16 pixels) are painted at the multiple below.
+    Sides that are no multiple of a token's stride (16 pixels) are made at the multiple below.
 
     Raises:
         SettingsError: a side is no whole number, shorter than one token, or unreasonably long.

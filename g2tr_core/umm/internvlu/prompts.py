@@ -58,7 +58,7 @@ class ChatTokenizer:
         tokenizer: of transformers.
         special: ids of `SPECIAL`, in that order.
         turn: id of `<|im_start|>`.
-        ends: ids that end a text: the tokenizer's own, and `<img>`, with which the model asks to paint.
+        ends: ids that end a text: the tokenizer's own, and `<img>`, with which the model asks to generate.
     """
 
     tokenizer: Any
@@ -68,7 +68,7 @@ class ChatTokenizer:
 
     @classmethod
     def of(cls, tokenizer: Any, home: Path) -> ChatTokenizer:
-        """Look the ids up; arguments are what `umm.tokenizer.load_tokenizer` returned.
+        """Look the ids up; arguments are what `checkpoints.tokenizer.load_tokenizer` returned.
 
         Raises:
             CheckpointError: the tokenizer lacks some.
@@ -148,16 +148,16 @@ def no_text_turn(pictures: int) -> str:
     return user_turn(NO_TEXT, pictures) if pictures else NOTHING
 
 
-def render(system: str, user: str, visual_tokens: Sequence[int], *, paint: bool) -> str:
+def render(system: str, user: str, visual_tokens: Sequence[int], *, opens_image: bool) -> str:
     """A whole prompt.
 
     Args:
         system: the system message.
         user: the user's turn; its placeholders are filled.
         visual_tokens: of each picture, in order.
-        paint: open a picture behind it.
+        opens_image: open a picture behind it.
     """
     for count in visual_tokens:
         user = user.replace(PLACEHOLDER, START + VISUAL * count + END, 1)
     prompt = f"{TURN}system\n{system}{TURN_END}\n{TURN}user\n{user}{TURN_END}\n{TURN}assistant\n"
-    return prompt + START if paint else prompt
+    return prompt + START if opens_image else prompt

@@ -23,9 +23,11 @@ SHORT = Decoding(max_tokens=5)
 OTHER = Image.new("RGB", (90, 60), "navy")
 
 
-def own_rows(model: InternVLU, text: str, *, paint: bool = False) -> int:
+def own_rows(model: InternVLU, text: str, *, opens_image: bool = False) -> int:
     """Tokens behind the last picture of a prompt."""
-    ids = model.words.ids(render(SYSTEM["edit" if paint else "answer"], f"<image>\n{text}", [1], paint=paint))
+    ids = model.words.ids(
+        render(SYSTEM["edit" if opens_image else "answer"], f"<image>\n{text}", [1], opens_image=opens_image)
+    )
     return ids[::-1].index(model.words.end)
 
 

@@ -57,9 +57,11 @@ def counting(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> Counting:
     return Counting(tiny, monkeypatch)
 
 
-def own_rows(model: InternVLU, text: str, *, paint: bool = False) -> int:
+def own_rows(model: InternVLU, text: str, *, opens_image: bool = False) -> int:
     """Tokens behind the last picture of a prompt."""
-    ids = model.words.ids(render(SYSTEM["edit" if paint else "answer"], f"<image>\n{text}", [1], paint=paint))
+    ids = model.words.ids(
+        render(SYSTEM["edit" if opens_image else "answer"], f"<image>\n{text}", [1], opens_image=opens_image)
+    )
     return ids[::-1].index(model.words.end)
 
 
@@ -78,9 +80,9 @@ def test_a_second_instruction_or_seed_costs_its_own_text(tiny: InternVLU, counti
     reading = tiny.read(PHOTO, HALF, purpose="edit")
     assert counting.since()[:2] == (1, 1), "the latent is encoded once, for anchors and dit"
     red = tiny.edit(reading, "Make it red.", QUICK)
-    assert counting.since() == (0, 0, own_rows(tiny, "Make it red.", paint=True))
+    assert counting.since() == (0, 0, own_rows(tiny, "Make it red.", opens_image=True))
     blue = tiny.edit(reading, "Make it blue.", QUICK)
-    assert counting.since() == (0, 0, own_rows(tiny, "Make it blue.", paint=True))
+    assert counting.since() == (0, 0, own_rows(tiny, "Make it blue.", opens_image=True))
     seeded = tiny.edit(reading, "Make it red.", replace(QUICK, seed=5))
     assert not torch.equal(red.pixels, blue.pixels) and not torch.equal(red.pixels, seeded.pixels)
     assert torch.equal(tiny.edit(reading, "Make it red.", QUICK).pixels, red.pixels)
@@ -93,7 +95,7 @@ def test_thinking_starts_from_the_same_reading(tiny: InternVLU, counting: Counti
     counting.since()
     thought = tiny.edit(reading, "Make it red.", QUICK, think=SHORT)
     assert thought.thinking and not plain.thinking and not torch.equal(plain.pixels, thought.pixels)
-    assert counting.since() == (0, 0, own_rows(tiny, "Make it red.", paint=True) + 5)
+    assert counting.since() == (0, 0, own_rows(tiny, "Make it red.", opens_image=True) + 5)
 
 
 def test_the_whole_thought_reaches_the_dit(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> None:
