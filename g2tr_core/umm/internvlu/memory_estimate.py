@@ -1,8 +1,8 @@
 """How much memory InternVL-U needs beside its weights; see `umm.memory_estimate`.
 
 Activations are counted as the widest layer holds them at once, in vectors a token. The constants were found by adding
-up the bytes of live tensors while the networks of the released size ran without data (`tests/umm/internvlu/test_memory_estimate`
-does it again), and rounded up.
+up the bytes of live tensors while the networks of the released size ran without data
+(`tests/umm/internvlu/test_memory_estimate.py` does it again), and rounded up.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_prompts(root: Path, name: str) -> None:
     if case["mode"] != "text":
         turns += [(no_text_turn(count), count) for count in counts] + [(NOTHING, 0) for _ in counts]
     system, tokens = case["system_prompt"] or SYSTEM[task], model.config.visual_tokens
-    texts = [render(system, turn, [tokens] * count, paint=case["mode"] == "image") for turn, count in turns]
+    texts = [render(system, turn, [tokens] * count, opens_image=case["mode"] == "image") for turn, count in turns]
     assert texts == case["texts_before_tokenizer"]
     for row, text in enumerate(texts):
         valid = golden["input_ids"][row][golden["attention_mask"][row].bool()]
