@@ -118,7 +118,7 @@ def test_a_scaled_fp8_file_runs_on_comfyuis_own_layers(server: ComfyServer) -> N
     server.get("/object_info/G2TRLoadModel")  # as a press of R: the folder is listed anew
     ask = on("scaled", template("Ask about a picture"))
     for _ in range(2):
-        assert shown(server.run(ask), ask, "PreviewAny")["text"] == ["yellow"]
+        assert shown(server.run(ask), ask, "G2TRAsk")["text"] == ["yellow"]
         server.free()
 
 
