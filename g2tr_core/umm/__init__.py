@@ -27,7 +27,7 @@ def load(
     device: torch.device | str = "cpu",
     weights_device: torch.device | str | None = None,
     **options: Any,
-) -> UnifiedModel[Any, Any]:
+) -> UnifiedModel:
     """Load a model from its weights: a released folder or a single file, recognised by the names of its tensors.
 
     Args:
@@ -43,7 +43,7 @@ def load(
     known = _registered(_tensors(Path(path).expanduser())) or models()[0]  # whose loader explains what it is instead
     module, name = known.implementation
     kind = getattr(import_module(module, __name__), name)
-    model: UnifiedModel[Any, Any] = kind.load(path, device=device, weights_device=weights_device, **options)
+    model: UnifiedModel = kind.load(path, device=device, weights_device=weights_device, **options)
     return model
 
 

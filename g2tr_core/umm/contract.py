@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 from PIL import Image
@@ -43,9 +43,11 @@ from .reading import (
 from .registry import Facts, ImageTask, LatentSpace, Purpose, Size, SizeRange
 from .values import Answer, GeneratedImage, Grid, Input, Source
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 R = TypeVar("R", bound=Reading)
 C = TypeVar("C")
-M = TypeVar("M", bound="UnifiedModel[Any, Any]")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class UnifiedModel(ABC, Generic[R, C]):
     facts: ClassVar[Facts]
     solver: ClassVar[SolverName]
     rule: ClassVar[Rule]
-    load_parts: ClassVar[Callable[..., Any]]
+    load_parts: ClassVar[Callable[..., object]]
 
     config: DecoderSizes
     network: nn.Module
@@ -105,17 +107,22 @@ class UnifiedModel(ABC, Generic[R, C]):
 
     @classmethod
     def load(
-        cls: type[M],
+        cls,
         path: str | Path,
         *,
         device: torch.device | str = "cpu",
         weights_device: torch.device | str | None = None,
-        **options: Any,
-    ) -> M:
+        **options: object,
+    ) -> Self:
         """Load a released folder or a single-file repack; see `umm.load`."""
         device = check_device(device, ())
         parts = cls.load_parts(path, device=device if weights_device is None else weights_device, **options)
-        return cls(parts, device)
+        return cls.of(parts, device)
+
+    @classmethod
+    @abstractmethod
+    def of(cls, parts: object, device: torch.device) -> Self:
+        """A model of what `load_parts` loaded."""
 
     # --- what it is --------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from .preprocess import Prepared as BagelPrepared
 from .preprocess import grid_positions, latent_grid_for, prepare
 from .vae import Autoencoder
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Bagel(UnifiedModel[BagelReading, KVPrefix]):
     """See `contract.UnifiedModel`. Sides are rounded down to multiples of 16."""
@@ -46,6 +50,12 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         super().__init__(parts.network.compute_dtype, device)
         self.config, self.network, self.vae = parts.config, parts.network, parts.vae
         self.tokenizer, self.sampling = parts.tokenizer, parts.sampling
+
+    @classmethod
+    def of(cls, parts: object, device: torch.device) -> Self:
+        """A model of what `load_parts` loaded."""
+        assert isinstance(parts, Parts)
+        return cls(parts, device)
 
     def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
         """The authors' settings for a task, or those that `config.json` brings (see `config`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from .preprocess import largest_square, latent_grid_for, prepare
 from .prompts import check_text
 from .vae import Autoencoder, to_pixels
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     """See `contract.UnifiedModel`.
@@ -51,6 +55,12 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         super().__init__(parts.network.compute_dtype, device)
         self.config, self.network, self.vae = parts.config, parts.network, parts.vae
         self.words, self.tokenizer = parts.words, parts.words.tokenizer
+
+    @classmethod
+    def of(cls, parts: object, device: torch.device) -> Self:
+        """A model of what `load_parts` loaded."""
+        assert isinstance(parts, Parts)
+        return cls(parts, device)
 
     @property
     def default_size(self) -> Size:
