@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -39,11 +39,9 @@ class Run:
         self.device, self._progress = device, progress
         self._stopwatch = Stopwatch(device)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time a block of code; stages of one name add up."""
-        with self._stopwatch.stage(name):
-            yield
+        return self._stopwatch.stage(name)
 
     @property
     def ms(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ A `KVCache` holds rows; a `KVPrefix` is a value: "these rows, next rope id `posi
 rows of a prefix that somebody holds. Writing behind a prefix (`write`) goes on in the same cache where its tail is
 free, which costs nothing; where another continuation holds the tail (a second question on another thread, the texts
 that guidance compares with), the rows go into a cache of their own, and attention sees both ranges. So a reading, the
-instruction behind it and several denoisers share rows without a lock and without a copy.
+instruction behind it and several denoisers share rows without a copy, and no lock is held while one of them works.
 
 The rows that a layer keeps may differ from layer to layer: methods that prune inside the decoder leave later layers
 fewer. Each row has a log-weight, None where every row stands for itself (see `attention.KeyValues`).

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .registry import Facts, models
 
@@ -26,7 +26,7 @@ def load(
     *,
     device: torch.device | str = "cpu",
     weights_device: torch.device | str | None = None,
-    **options: Any,
+    **options: object,
 ) -> UnifiedModel:
     """Load a model from its weights: a released folder or a single file, recognised by the names of its tensors.
 

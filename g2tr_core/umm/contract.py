@@ -97,6 +97,7 @@ class UnifiedModel(ABC, Generic[R, C]):
     solver: ClassVar[SolverName]
     rule: ClassVar[Rule]
     load_parts: ClassVar[Callable[..., object]]
+    estimate: ClassVar[Callable[..., MemoryEstimate]]
 
     config: DecoderSizes
     network: nn.Module
@@ -156,9 +157,10 @@ class UnifiedModel(ABC, Generic[R, C]):
         return (self.facts.thinking_sampling if think else self.facts.sampling)[task]
 
     @property
-    @abstractmethod
     def memory_estimate(self) -> MemoryEstimate:
         """How much memory runs need."""
+        vae_itemsize = next(self.vae.parameters()).dtype.itemsize
+        return type(self).estimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
     # --- what it offers ----------------------------------------------------------------------------------------------
 
@@ -216,15 +218,16 @@ class UnifiedModel(ABC, Generic[R, C]):
         encoded = inputs if isinstance(inputs, EncodedInputs) else self.encode(inputs)
         run = Run(self.device, progress)
         reduction = reduction or Reduction(keep_ratio=1.0)
+        chooses_by_prompt = in_decoder(reduction) is not None
         reduced = reduce_pictures(self, encoded, reduction, priority, run)
         reading = self.new_reading(encoded, reduction, reduced)
-        if in_decoder(reduction) is not None:
+        if chooses_by_prompt:
             reading.priority = token_priority(encoded, priority)
         blocks = self.prefill(reading, purpose, think, run)
         reading.report = self.report(reading, blocks, run)
         if encoded is not inputs:
             reading.report.ms = {**encoded.ms, **reading.report.ms}
-        if in_decoder(reduction) is not None:
+        if chooses_by_prompt:
             reading.report.notes.append(
                 f"The method {reduction.method} chooses visual tokens by the prompt: every prompt reads them anew."
             )
@@ -288,9 +291,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         Raises:
             SettingsError: a setting is outside its limits.
         """
-        self.check_text("instruction", instruction)
-        size = size or reading.size or self.default_size
-        return self._generate(reading, "edit", instruction, sampling, None, size, think, noise, progress)[0]
+        return self._generate(reading, "edit", instruction, sampling, size, think, progress, noise=noise)[0]
 
     @inference
     def imagine(
@@ -304,9 +305,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         progress: Progress | None = None,
     ) -> GeneratedImage:
         """Make a picture from a text alone; arguments as `edit`, None being `default_size`."""
-        self.check_text("prompt", prompt)
-        size = size or self.default_size
-        return self._generate(self.blank(), "imagine", prompt, sampling, None, size, think, noise, progress)[0]
+        return self._generate(self.blank(), "imagine", prompt, sampling, size, think, progress, noise=noise)[0]
 
     @inference
     def edit_seeds(
@@ -321,9 +320,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         progress: Progress | None = None,
     ) -> list[GeneratedImage]:
         """As `edit`, one picture a seed, denoised together: weights are read once a step for all of them."""
-        self.check_text("instruction", instruction)
-        size = size or reading.size or self.default_size
-        return self._generate(reading, "edit", instruction, sampling, seeds, size, think, None, progress)
+        return self._generate(reading, "edit", instruction, sampling, size, think, progress, seeds=seeds)
 
     @inference
     def imagine_seeds(
@@ -337,9 +334,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         progress: Progress | None = None,
     ) -> list[GeneratedImage]:
         """As `imagine`, one picture a seed, denoised together."""
-        self.check_text("prompt", prompt)
-        size = size or self.default_size
-        return self._generate(self.blank(), "imagine", prompt, sampling, seeds, size, think, None, progress)
+        return self._generate(self.blank(), "imagine", prompt, sampling, size, think, progress, seeds=seeds)
 
     def blank(self) -> R:
         """A reading of nothing, behind which a picture is imagined."""
@@ -440,14 +435,16 @@ class UnifiedModel(ABC, Generic[R, C]):
         task: ImageTask,
         text: str,
         sampling: Sampling | None,
-        seeds: Sequence[int] | None,
-        size: Size,
+        size: Size | None,
         think: Decoding | None,
-        noise: Tensor | None,
         progress: Progress | None,
+        *,
+        seeds: Sequence[int] | None = None,
+        noise: Tensor | None = None,
     ) -> list[GeneratedImage]:
         """Every image goes this way: condition, denoise, decode."""
-        size = checks.size("size", size)
+        self.check_text("instruction" if task == "edit" else "prompt", text)
+        size = checks.size("size", size or reading.size or self.default_size)
         grid, run = self.latent_grid(size), Run(self.device, progress)
         sampling = sampling or self.default_sampling(task, think=think is not None)
         start = self._start(noise, [sampling.seed] if seeds is None else seeds, grid).to(self.device)

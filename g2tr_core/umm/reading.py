@@ -24,6 +24,8 @@ from .pruning import PicturePruning, in_decoder
 from .registry import Purpose, Size
 from .values import Grid, TokenView
 
+TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
+
 
 class Prepared(Protocol):
     """One picture, ready for both encoders of a model."""

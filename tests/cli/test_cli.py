@@ -32,7 +32,7 @@ from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import ImageTask
 from g2tr_core.umm.values import TokenView
-from tests.goldens import BAGEL_TINY
+from tests.goldens import small_bagel
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--size", "64x48", "--steps", "3"]
@@ -55,12 +55,7 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded checkpoint, set to see small pictures."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    shutil.copytree(BAGEL_TINY, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["g2tr"] = {"vae_resize": [128, 64, 16], "vit_resize": [112, 56, 14]}
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
+    return str(small_bagel(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,18 +20,13 @@ from g2tr_core.jobs.work import SETTINGS, prepare, read, run
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
-from tests.goldens import BAGEL_TINY, REPOSITORY
+from tests.goldens import REPOSITORY, small_bagel
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> UnifiedModel:
     """The golden checkpoint, set to see small pictures."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    shutil.copytree(BAGEL_TINY, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["g2tr"] = {"vae_resize": [128, 64, 16], "vit_resize": [112, 56, 14]}
-    (folder / "config.json").write_text(json.dumps(config))
-    return load(folder, dtype=torch.float32)
+    return load(small_bagel(tmp_path_factory.mktemp("models") / "tiny"), dtype=torch.float32)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
-from g2tr_core.errors import SettingsError
+from g2tr_core.errors import G2TRError, ImageError, SettingsError
 from g2tr_core.generation.flow import Denoiser
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.nn.decoder import Decoder
@@ -29,6 +30,7 @@ EVERY = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
 QUICK = Sampling(steps=2)
 GUIDED = Sampling(steps=3, guidance=Guidance(text_scale=3.0, image_scale=1.5))
 HALF = Reduction(0.5, 1)
+SHORT = Decoding(max_tokens=5)
 SCENE = SCENES / "scene-1.png"
 
 
@@ -153,6 +155,50 @@ def test_denoisers_share_a_context_and_leave_it_as_it_was(model: UnifiedModel) -
     assert torch.equal(velocity((4, 4), torch.tensor([0.7])), first[4, 4]), "others may read and go on meanwhile"
 
 
+def test_a_seed_is_a_picture(model: UnifiedModel) -> None:
+    pictures = [model.imagine("A cup.", replace(GUIDED, seed=s), size=(32, 32)).pixels for s in (0, 0, 1)]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("text_scale", [1.0, 4.5])
+def test_guidance_one_by_one_paints_the_same(model: UnifiedModel, text_scale: float) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    together, one_by_one = (
+        model.edit(reading, "Red.", Sampling(3, guidance=Guidance(text_scale), batch_guidance=batched))
+        for batched in (True, False)
+    )
+    torch.testing.assert_close(together.pixels, one_by_one.pixels, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together.latent, one_by_one.latent, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stage", ["read", "decode", "denoise", "think"])
+def test_a_cancelled_run_leaves_the_reading_as_it_was(model: UnifiedModel, stage: str) -> None:
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(name: str, done: int, total: int, preview: torch.Tensor | None = None) -> None:
+        if name == stage:
+            raise Cancelled
+
+    reading = model.read(PHOTO, HALF, purpose="edit", think=True)
+    before = model.edit(reading, "Red.", GUIDED, think=SHORT), model.answer(reading, "What?", decoding=SHORT)
+    with pytest.raises(Cancelled):
+        model.read(PHOTO, HALF, progress=cancel)
+        model.answer(reading, "What?", decoding=SHORT, progress=cancel)
+        model.edit(reading, "Blue.", GUIDED, think=SHORT, progress=cancel)
+    after = model.edit(reading, "Red.", GUIDED, think=SHORT), model.answer(reading, "What?", decoding=SHORT)
+    assert torch.equal(before[0].pixels, after[0].pixels) and before[1].text == after[1].text
+
+
+def test_progress_reports_every_step_with_a_preview(model: UnifiedModel) -> None:
+    seen = []
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    made = model.edit(reading, "Red.", replace(GUIDED, steps=4), progress=lambda *step: seen.append(step))
+    assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 4) for i in (1, 2, 3, 4)]
+    assert seen[-1][3].shape == made.latent.shape
+    torch.testing.assert_close(seen[-1][3], made.latent, atol=1e-4, rtol=1e-4)
+
+
 def test_two_threads_ask_and_edit_one_reading(model: UnifiedModel) -> None:
     reading = model.read(PHOTO, HALF, purpose="edit")
     questions = ["What is this?", "And which colour has the largest cup on the table?"]
@@ -225,6 +271,36 @@ def test_sides_are_those_that_generation_takes(model: UnifiedModel, side: str) -
         model.imagine("A cup.", QUICK, size=(limit + beyond, model.sides.smallest))
     narrow = model.imagine("A cup.", QUICK, size=(limit, model.sides.smallest))
     assert narrow.image.size == (limit, model.sides.smallest)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "names"),
+    [
+        (lambda m, r: m.read([]), SettingsError, "inputs"),
+        (lambda m, r: m.read(["only text"]), SettingsError, "inputs"),
+        (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
+        (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
+        (lambda m, r: m.read([3]), ImageError, ""),
+        (lambda m, r: m.read(PHOTO, purpose="draw"), SettingsError, "purpose"),
+        (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
+        (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),
+        (lambda m, r: m.answer(r, None), SettingsError, "question"),
+        (lambda m, r: m.edit(r, 5), SettingsError, "instruction"),
+        (lambda m, r: m.edit(r, "Red.", size=(8, 64)), SettingsError, "width"),
+        (lambda m, r: m.edit(r, "Red.", size=(64, 4096)), SettingsError, "height"),
+        (lambda m, r: m.edit(r, "Red.", size="64x64"), SettingsError, "size"),
+        (lambda m, r: m.edit(r, "Red.", size=(64.5, 64)), SettingsError, "size"),
+        (lambda m, r: m.edit(r, "Red.", QUICK, noise=torch.zeros(3, 64)), SettingsError, "noise"),
+        (lambda m, r: m.imagine(["A cup."]), SettingsError, "prompt"),
+        (lambda m, r: m.imagine("A cup.", size=(0, 64)), SettingsError, "size"),
+    ],
+)
+def test_bad_calls_are_refused_with_advice(
+    model: UnifiedModel, call: Callable[..., object], kind: type[G2TRError], names: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        call(model, model.read(PHOTO, HALF))
+    assert names in str(caught.value) and caught.value.fix
 
 
 def test_readings_can_be_moved(model: UnifiedModel) -> None:

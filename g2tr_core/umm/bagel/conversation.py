@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -21,8 +22,6 @@ from ...report import PrefilledBlock
 from ..reading import Reading
 from ..registry import Purpose
 from .network import BagelNetwork
-
-TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
 
 THINK_FIRST: dict[Purpose, str] = {  # the wording is a fact of the checkpoint: it was trained with these sentences
     "answer": (
@@ -114,43 +113,33 @@ class Conversation:
         One block after the other goes through the decoder, which takes the least memory; with `pruning` they go
         together, so that a question can choose among the tokens of the pictures before it.
         """
-        if pruning is None:
-            conversation = self
-            for item in items:
-                conversation = conversation._added([item], None)
-            return conversation
-        return self._added(items, pruning)
+        if pruning is not None:
+            return self._added(items, pruning)
+        conversation = self
+        for item in items:
+            conversation = conversation._added([item], None)
+        return conversation
 
     def branches(self, *, image_guidance: bool) -> Branches[KVPrefix]:
         """The distinct contexts that guidance compares."""
         return Branches.of(self.full, self.no_text, self.texts if image_guidance else None)
 
     def _added(self, items: Sequence[Item], pruning: Pruning | None) -> Conversation:
-        blocks: list[Block] = []
-        ends: list[int] = []  # which block each item ends with
-        before: list[int] = []  # tokens of each block without the reduction
-        for item in items:
-            made = self._blocks(item)
-            blocks += [block for block, _ in made]
-            before += [rows for _, rows in made]
-            ends.append(len(blocks) - 1)
-        decoder = self.network.language_model.model
-        if pruning is None:
-            prefixes, rows, full = [], [], self.full
-            for block in blocks:
-                done = decoder.prefill(full, [block])
-                full = done.prefix
-                prefixes.append(full)
-                rows += done.rows
-        else:
-            done = decoder.prefill(self.full, blocks, pruning=pruning)
-            prefixes, rows = done.prefixes, done.rows
+        made = [self._blocks(item) for item in items]
+        blocks = [part for parts in made for part in parts]  # each with its tokens before the reduction
+        prefixes, rows = [self.full], []  # behind nothing, and behind each block
+        for group in [blocks] if pruning is not None else [[block] for block in blocks]:
+            done = self.network.language_model.model.prefill(
+                prefixes[-1], [block for block, _ in group], pruning=pruning
+            )
+            prefixes += done.prefixes
+            rows += done.rows
         now = self
-        for item, end in zip(items, ends, strict=True):
+        for item, end in zip(items, accumulate(map(len, made)), strict=True):
             now = now._behind(item, prefixes[end])
         prefilled = tuple(
-            PrefilledBlock(count, tuple(kept), block.causal)
-            for count, kept, block in zip(before, rows, blocks, strict=True)
+            PrefilledBlock(before, tuple(kept), block.causal)
+            for (block, before), kept in zip(blocks, rows, strict=True)
         )
         return replace(now, blocks=(*self.blocks, *prefilled))
 

@@ -19,12 +19,12 @@ from ...report import Change, PrefilledBlock
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
-from ..reading import EncodedInputs, Prepared
+from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size, SizeRange
 from ..values import Grid, Source
 from .checkpoint import Parts, load_parts
 from .config import BagelConfig
-from .conversation import TEXT_ROOM, THINK_FIRST, BagelReading, Conversation, Item, Picture, Text, split_thinking
+from .conversation import THINK_FIRST, BagelReading, Conversation, Item, Picture, Text, split_thinking
 from .facts import BAGEL
 from .memory_estimate import BagelMemoryEstimate
 from .network import BagelDenoiser, BagelNetwork
@@ -42,6 +42,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
     facts, solver = BAGEL, "euler"
     rule = staticmethod(renormalised)
     load_parts = staticmethod(load_parts)
+    estimate = BagelMemoryEstimate
     config: BagelConfig
     network: BagelNetwork
     vae: Autoencoder
@@ -71,12 +72,6 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         """As far as the stored positions reach."""
         stride = self.config.latent_stride
         return SizeRange(stride, self.config.latent_side * stride, stride)
-
-    @property
-    def memory_estimate(self) -> BagelMemoryEstimate:
-        """How much memory runs need."""
-        vae_itemsize = next(self.vae.parameters()).dtype.itemsize
-        return BagelMemoryEstimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
     def prepare(self, picture: Source) -> BagelPrepared:
         """One picture for both encoders."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from ...generation.settings import Sampling
 from ..memory_estimate import MemoryEstimate
+from ..reading import TEXT_ROOM
 from ..registry import Purpose, Size
 from .config import InternVLUConfig
-from .prefix import TEXT_ROOM
 from .preprocess import fit_size
 
 BRANCHES = 3  # of guidance: everything, the pictures alone, nothing

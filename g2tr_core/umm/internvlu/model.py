@@ -47,6 +47,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     facts, solver = INTERNVLU, "dpmpp_2m"
     rule = staticmethod(damped)
     load_parts = staticmethod(load_parts)
+    estimate = InternVLUMemoryEstimate
     config: InternVLUConfig
     network: InternVLUNetwork
     vae: Autoencoder
@@ -66,12 +67,6 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     def default_size(self) -> Size:
         """The largest square that pictures are fitted to."""
         return largest_square(self.config.vae_resize)
-
-    @property
-    def memory_estimate(self) -> InternVLUMemoryEstimate:
-        """How much memory runs need."""
-        vae_itemsize = next(self.vae.parameters()).dtype.itemsize
-        return InternVLUMemoryEstimate(self.cost.kv_bytes, self.compute_dtype.itemsize, vae_itemsize, self.config)
 
     def prefiller(self, run: Run) -> Prefiller:
         """The language model with its tokenizer, for one run."""

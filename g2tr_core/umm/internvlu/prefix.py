@@ -21,7 +21,7 @@ from ...nn.patches import patchify
 from ...reduction import Reduced, Reduction
 from ...run import Run
 from ..pruning import PicturePruning
-from ..reading import EncodedInputs, Reading
+from ..reading import TEXT_ROOM, EncodedInputs, Reading
 from ..registry import Purpose
 from ..values import Grid
 from .config import InternVLUConfig
@@ -29,8 +29,6 @@ from .dit import DiTConditioning, Transformer
 from .network import VisionLanguageModel
 from .positions import behind, context_positions, latent_positions, rotation
 from .prompts import NOTHING, PLACEHOLDER, SYSTEM, ChatTokenizer, Task, no_text_turn, render, user_turn
-
-TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
 
 
 @dataclass(frozen=True)

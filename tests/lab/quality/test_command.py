@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from PIL import Image
 from g2tr_core.cli import commands, main
 from g2tr_core.embedded import INTERNVLU
 from g2tr_core.lab.quality.results import locked
-from tests.goldens import BAGEL_TINY
+from tests.goldens import small_bagel
 
 SMALL = ["--quiet", "--device", "cpu", "--max-tokens", "2", "--steps", "2"]
 
@@ -21,12 +19,7 @@ SMALL = ["--quiet", "--device", "cpu", "--max-tokens", "2", "--steps", "2"]
 @pytest.fixture(scope="module")
 def bagel(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded checkpoint, set to see small pictures."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    shutil.copytree(BAGEL_TINY, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["g2tr"] = {"vae_resize": [112, 64, 16], "vit_resize": [112, 56, 14]}
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
+    return str(small_bagel(tmp_path_factory.mktemp("models") / "tiny", largest_latent_side=112))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

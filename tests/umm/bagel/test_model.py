@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from copy import copy
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from g2tr_core.embedded import PHOTO
-from g2tr_core.errors import G2TRError, ImageError, SettingsError
-from g2tr_core.generation.settings import Decoding, Guidance, Sampling
+from g2tr_core.errors import G2TRError
+from g2tr_core.generation.settings import Decoding, Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.model import Bagel
@@ -131,16 +130,6 @@ def test_texts_and_pictures_interleave(tiny: Bagel) -> None:
     assert not torch.equal(tiny.edit(reading, "Swap them.", QUICK).pixels, plain.pixels)
 
 
-@pytest.mark.parametrize("text_scale", [1.0, 4.0])
-def test_guidance_one_by_one_paints_the_same(tiny: Bagel, text_scale: float) -> None:
-    reading = tiny.read(PHOTO, HALF, purpose="edit")
-    pictures = [
-        tiny.edit(reading, "Red.", Sampling(3, guidance=Guidance(text_scale), batch_guidance=batched)).pixels
-        for batched in (True, False)
-    ]
-    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
-
-
 def test_image_guidance_without_a_picture_costs_no_extra_branch(tiny: Bagel) -> None:
     from g2tr_core.umm.bagel.conversation import Conversation, Text
 
@@ -151,34 +140,6 @@ def test_image_guidance_without_a_picture_costs_no_extra_branch(tiny: Bagel) -> 
     assert len(branches.contexts) == 2 and branches.bare == 0 and branches.no_text == 1
 
 
-@pytest.mark.parametrize("stage", ["read", "decode", "denoise", "think"])
-def test_a_cancelled_run_leaves_the_reading_as_it_was(tiny: Bagel, stage: str) -> None:
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(name: str, done: int, total: int, preview: torch.Tensor | None = None) -> None:
-        if name == stage:
-            raise Cancelled
-
-    reading = tiny.read(PHOTO, HALF, purpose="edit", think=True)
-    before = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
-    with pytest.raises(Cancelled):
-        tiny.read(PHOTO, HALF, progress=cancel)
-        tiny.answer(reading, "What?", decoding=SHORT, progress=cancel)
-        tiny.edit(reading, "Blue.", QUICK, think=SHORT, progress=cancel)
-    after = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
-    assert torch.equal(before[0].pixels, after[0].pixels) and before[1].text == after[1].text
-
-
-def test_progress_reports_every_step_with_a_preview(tiny: Bagel) -> None:
-    seen = []
-    reading = tiny.read(PHOTO, HALF, purpose="edit")
-    made = tiny.edit(reading, "Red.", Sampling(steps=3), progress=lambda *step: seen.append(step))
-    assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 3) for i in (1, 2, 3)]
-    assert seen[-1][3].shape == made.latent.shape
-    torch.testing.assert_close(seen[-1][3], made.latent, atol=1e-4, rtol=1e-4)
-
-
 def test_sizes(tiny: Bagel) -> None:
     reading = tiny.read(PHOTO, HALF, purpose="edit")
     width, height = reading.size
@@ -187,11 +148,6 @@ def test_sizes(tiny: Bagel) -> None:
     made = tiny.imagine("A cup.", QUICK, size=(64, 32))
     assert made.pixels.shape == (32, 64, 3) and made.image.size == (64, 32)
     assert made.pixels.min() >= 0 and made.pixels.max() <= 1
-
-
-def test_a_seed_is_a_picture(tiny: Bagel) -> None:
-    pictures = [tiny.imagine("A cup.", Sampling(steps=3, seed=s), size=(32, 32)).pixels for s in (0, 0, 1)]
-    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
 
 
 def test_thinking_changes_the_result_and_is_handed_back(tiny: Bagel) -> None:
@@ -259,34 +215,6 @@ def test_latents_are_in_the_scale_of_flux(tiny: Bagel) -> None:
     made = tiny.imagine("A cup.", QUICK, size=(32, 32))
     decoded = (tiny.vae.decode(made.latent) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
     assert torch.equal(decoded, made.pixels)
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "names"),
-    [
-        (lambda m, r: m.read([]), SettingsError, "inputs"),
-        (lambda m, r: m.read(["only text"]), SettingsError, "inputs"),
-        (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
-        (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
-        (lambda m, r: m.read([3]), ImageError, ""),
-        (lambda m, r: m.read(PHOTO, purpose="draw"), SettingsError, "purpose"),
-        (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
-        (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),
-        (lambda m, r: m.answer(r, None), SettingsError, "question"),
-        (lambda m, r: m.edit(r, 5), SettingsError, "instruction"),
-        (lambda m, r: m.edit(r, "Red.", size=(8, 64)), SettingsError, "width"),
-        (lambda m, r: m.edit(r, "Red.", size=(64, 4096)), SettingsError, "height"),
-        (lambda m, r: m.edit(r, "Red.", size="64x64"), SettingsError, "size"),
-        (lambda m, r: m.edit(r, "Red.", size=(64.5, 64)), SettingsError, "size"),
-        (lambda m, r: m.edit(r, "Red.", QUICK, noise=torch.zeros(3, 64)), SettingsError, "noise"),
-        (lambda m, r: m.imagine(["A cup."]), SettingsError, "prompt"),
-        (lambda m, r: m.imagine("A cup.", size=(0, 64)), SettingsError, "size"),
-    ],
-)
-def test_bad_calls_are_refused_with_advice(tiny: Bagel, call, kind: type[G2TRError], names: str) -> None:
-    with pytest.raises(kind) as caught:
-        call(tiny, tiny.read(PHOTO, HALF))
-    assert names in str(caught.value) and caught.value.fix
 
 
 def test_numbers_that_overflow_are_an_error_not_a_black_picture(tiny: Bagel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from g2tr_core.embedded import PHOTO
-from g2tr_core.errors import G2TRError, ImageError, SettingsError
+from g2tr_core.errors import G2TRError, SettingsError
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm.internvlu.model import InternVLU
@@ -31,16 +30,6 @@ def own_rows(model: InternVLU, text: str, *, opens_image: bool = False) -> int:
     return ids[::-1].index(model.words.end)
 
 
-@pytest.mark.parametrize("text_scale", [1.0, 4.5])
-def test_guidance_one_by_one_paints_the_same(tiny: InternVLU, text_scale: float) -> None:
-    reading = tiny.read(PHOTO, HALF, purpose="edit")
-    pictures = [
-        tiny.edit(reading, "Red.", Sampling(3, guidance=Guidance(text_scale), batch_guidance=batched)).latent
-        for batched in (True, False)
-    ]
-    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
-
-
 def test_guidance_acts_in_its_interval_only(tiny: InternVLU) -> None:
     reading = tiny.read(PHOTO, HALF, purpose="edit")
     off = tiny.edit(reading, "Red.", Sampling(3, guidance=Guidance(1.0, 2.0))).latent
@@ -55,35 +44,6 @@ def test_another_models_renormalisation_is_told(tiny: InternVLU) -> None:
     assert len(notes) == 1 and "renorm" in notes[0]
 
 
-@pytest.mark.parametrize("stage", ["read", "decode", "denoise", "think"])
-def test_a_cancelled_run_leaves_the_reading_as_it_was(tiny: InternVLU, stage: str) -> None:
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(name: str, done: int, total: int, preview: torch.Tensor | None = None) -> None:
-        if name == stage:
-            raise Cancelled
-
-    reading = tiny.read(PHOTO, HALF, purpose="edit", think=True)
-    before = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
-    with pytest.raises(Cancelled):
-        tiny.read(PHOTO, HALF, progress=cancel)
-        tiny.answer(reading, "What?", decoding=SHORT, progress=cancel)
-        tiny.edit(reading, "Blue.", QUICK, think=SHORT, progress=cancel)
-    after = tiny.edit(reading, "Red.", QUICK, think=SHORT), tiny.answer(reading, "What?", decoding=SHORT)
-    assert torch.equal(before[0].pixels, after[0].pixels) and before[1].text == after[1].text
-
-
-def test_progress_reports_every_step_with_a_preview(tiny: InternVLU) -> None:
-    seen = []
-    reading = tiny.read(PHOTO, HALF, purpose="edit")
-    sampling = Sampling(steps=4, guidance=Guidance(4.5, 2.0))
-    made = tiny.edit(reading, "Red.", sampling, progress=lambda *step: seen.append(step))
-    assert [(stage, done, total) for stage, done, total, _ in seen] == [("denoise", i, 4) for i in (1, 2, 3, 4)]
-    assert seen[-1][3].shape == made.latent.shape
-    torch.testing.assert_close(seen[-1][3], made.latent, atol=1e-4, rtol=1e-4)
-
-
 def test_sizes(tiny: InternVLU) -> None:
     reading = tiny.read(PHOTO, HALF, purpose="edit")
     width, height = reading.size
@@ -93,11 +53,6 @@ def test_sizes(tiny: InternVLU) -> None:
     made = tiny.imagine("A cup.", QUICK, size=(64, 32))
     assert made.pixels.shape == (32, 64, 3) and made.image.size == (64, 32)
     assert made.pixels.min() >= 0 and made.pixels.max() <= 1
-
-
-def test_a_seed_is_a_picture(tiny: InternVLU) -> None:
-    pictures = [tiny.imagine("A cup.", replace(QUICK, seed=s), size=(32, 32)).pixels for s in (0, 0, 1)]
-    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
 
 
 def test_an_answer_can_be_sampled(tiny: InternVLU) -> None:
@@ -160,35 +115,18 @@ def test_flops_are_those_of_the_formula_at_full_size(tiny: InternVLU) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "names"),
+    ("call", "names"),
     [
-        (lambda m, r: m.read([]), SettingsError, "inputs"),
-        (lambda m, r: m.read(["only text"]), SettingsError, "inputs"),
-        (lambda m, r: m.read([PHOTO, "<IMG_CONTEXT>"]), SettingsError, "inputs"),
-        (lambda m, r: m.read(Path("nowhere.png")), ImageError, "nowhere.png"),
-        (lambda m, r: m.read(torch.zeros(3)), ImageError, ""),
-        (lambda m, r: m.read([3]), ImageError, ""),
-        (lambda m, r: m.read(PHOTO, purpose="draw"), SettingsError, "purpose"),
-        (lambda m, r: m.read(PHOTO, think=True), SettingsError, "think"),
-        (lambda m, r: m.read(PHOTO, HALF, priority=[]), SettingsError, "priority"),
-        (lambda m, r: m.read(PHOTO, HALF, priority=[torch.zeros(2, 2, 2)]), SettingsError, "priority"),
-        (lambda m, r: m.answer(r, None), SettingsError, "question"),
-        (lambda m, r: m.answer(r, "What?", think=True), SettingsError, "think"),
-        (lambda m, r: m.answer(r, "<img>"), SettingsError, "question"),
-        (lambda m, r: m.answer(r, "<image> or <image>"), SettingsError, "2 <image>"),
-        (lambda m, r: m.edit(r, 5), SettingsError, "instruction"),
-        (lambda m, r: m.edit(r, "Red.", size=(8, 64)), SettingsError, "width"),
-        (lambda m, r: m.edit(r, "Red.", size=(64, 4096)), SettingsError, "height"),
-        (lambda m, r: m.edit(r, "Red.", size="64x64"), SettingsError, "size"),
-        (lambda m, r: m.edit(r, "Red.", size=(64.5, 64)), SettingsError, "size"),
-        (lambda m, r: m.edit(r, "Red.", QUICK, noise=torch.zeros(3, 64)), SettingsError, "noise"),
-        (lambda m, r: m.imagine(["A cup."]), SettingsError, "prompt"),
-        (lambda m, r: m.imagine("<image>"), SettingsError, "<image>"),
-        (lambda m, r: m.imagine("A cup.", size=(0, 64)), SettingsError, "size"),
+        (lambda m, r: m.read([PHOTO, "<IMG_CONTEXT>"]), "inputs"),
+        (lambda m, r: m.read(PHOTO, think=True), "think"),
+        (lambda m, r: m.answer(r, "What?", think=True), "think"),
+        (lambda m, r: m.answer(r, "<img>"), "question"),
+        (lambda m, r: m.answer(r, "<image> or <image>"), "2 <image>"),
+        (lambda m, r: m.imagine("<image>"), "<image>"),
     ],
 )
-def test_bad_calls_are_refused_with_advice(tiny: InternVLU, call, kind: type[G2TRError], names: str) -> None:
-    with pytest.raises(kind) as caught:
+def test_signs_and_thinking_that_it_does_not_know_are_refused(tiny: InternVLU, call, names: str) -> None:
+    with pytest.raises(SettingsError) as caught:
         call(tiny, tiny.read(PHOTO, HALF))
     assert names in str(caught.value) and caught.value.fix
 
