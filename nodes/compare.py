@@ -19,7 +19,7 @@ from ..g2tr_core.umm.values import Answer, GeneratedImage
 from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel
-from .read import shots, surplus_notes
+from .read import shots
 from .sampling import check_sampling, sampling_inputs, settings
 from .sockets import (
     CATEGORY,
@@ -145,7 +145,7 @@ class Compare(io.ComfyNode):
                 else:
                     made = edited = model.edit(reading, prompt, sampling, reading.size, None)
                     result = edited.image
-                notes += surplus_notes(reading)
+                notes += reading.reading.budget_notes
                 view, report = reading.reading.token_views()[0], made.report.after(reading.reading.report)
                 entries.append(Entry(setting.keep_ratio, view, result, report))
             sheets.append(outputs.image(to_tensor(sheet(entries))))

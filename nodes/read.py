@@ -10,9 +10,8 @@ from torch import Tensor
 from ..g2tr_core.errors import ImageError, SettingsError
 from ..g2tr_core.reduction.masks import check_mask_count, priority_mask
 from ..g2tr_core.report import Change
-from ..g2tr_core.umm.reading import min_tokens_note
 from .facts import aliases
-from .host.memory import ManagedModel, ManagedReading
+from .host.memory import ManagedModel
 from .sockets import (
     CATEGORY,
     ReadingSocket,
@@ -85,7 +84,7 @@ class Read(io.ComfyNode):
         for pictures, priority in shots(images, reduction):
             readings.append(model.read(pictures, settings, purpose, think, priority))
             summaries.append(summary(readings[-1].reading.visual_tokens))
-            lines += [summaries[-1], *surplus_notes(readings[-1])]
+            lines += [summaries[-1], *readings[-1].reading.budget_notes]
         reports = [reading.reading.report for reading in readings]
         return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(lines),)})
 
@@ -93,12 +92,6 @@ class Read(io.ComfyNode):
 def summary(tokens: Change) -> str:
     """Token counts in a line."""
     return f"{tokens.after:,} of {tokens.before:,} visual tokens kept ({tokens.after / tokens.before:.0%})"
-
-
-def surplus_notes(reading: ManagedReading) -> list[str]:
-    """What its report says about tokens that `min_tokens` kept beyond the ratio, if there are any."""
-    read = reading.reading
-    return [min_tokens_note(read.reduction)] if read.held_by_min_tokens else []
 
 
 def shots(

@@ -74,6 +74,11 @@ def tier_and_bonus(priority: Tensor | None, like: Tensor) -> tuple[Tensor, Tenso
     return tier, value - tier
 
 
+def protected_tokens(priority: Tensor) -> int:
+    """How many tokens of a priority, [N] or [h, w], are protected. Waits for its device, so give it on the CPU."""
+    return int((priority.float() >= 1).sum())
+
+
 def _shares(cells: int, side: int, like: Tensor) -> Tensor:
     """How much of each cell each pixel of a line covers: [cells, side] fp32, rows add up to 1."""
     width = side / cells

@@ -77,9 +77,17 @@ class Reduction:
         """What a model must supply for these settings; nothing where all tokens stay."""
         return frozenset() if self.is_identity else method(self.method).needs
 
+    def asked(self, tokens: int) -> int:
+        """How many of so many tokens `keep_ratio` alone keeps."""
+        return share_of(tokens, self.keep_ratio, 1)
+
+    def most(self, tokens: int) -> int:
+        """How many of so many tokens stay at most."""
+        return share_of(tokens, self.keep_ratio, self.min_tokens)
+
     def count(self, features: Tensor) -> int:
         """How many of the tokens `features` [N, C] to keep, K."""
-        most = share_of(len(features), self.keep_ratio, self.min_tokens)
+        most = self.most(len(features))
         if self.budget == "ratio":
             return most
         least = share_of(len(features), self.auto_min_ratio, self.min_tokens)

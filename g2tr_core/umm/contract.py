@@ -36,12 +36,11 @@ from .reading import (
     Item,
     Prepared,
     Reading,
-    min_tokens_note,
     reduce_pictures,
     token_priority,
 )
 from .registry import Facts, ImageTask, LatentSpace, Purpose, Size, SizeRange
-from .values import Answer, GeneratedImage, Grid, Input, Source
+from .values import Answer, GeneratedImage, Grid, Input, Source, scaled_note
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -218,21 +217,19 @@ class UnifiedModel(ABC, Generic[R, C]):
         encoded = inputs if isinstance(inputs, EncodedInputs) else self.encode(inputs)
         run = Run(self.device, progress)
         reduction = reduction or Reduction(keep_ratio=1.0)
-        chooses_by_prompt = in_decoder(reduction) is not None
-        reduced = reduce_pictures(self, encoded, reduction, priority, run)
+        wanted = token_priority(encoded, priority)
+        reduced = reduce_pictures(self, encoded, reduction, wanted, run)
         reading = self.new_reading(encoded, reduction, reduced)
-        if chooses_by_prompt:
-            reading.priority = token_priority(encoded, priority)
+        reading.priority = wanted
         blocks = self.prefill(reading, purpose, think, run)
         reading.report = self.report(reading, blocks, run)
         if encoded is not inputs:
             reading.report.ms = {**encoded.ms, **reading.report.ms}
-        if chooses_by_prompt:
+        if in_decoder(reduction) is not None:
             reading.report.notes.append(
                 f"The method {reduction.method} chooses visual tokens by the prompt: every prompt reads them anew."
             )
-        if reading.held_by_min_tokens:
-            reading.report.notes.append(min_tokens_note(reduction))
+        reading.report.notes += reading.budget_notes
         if purpose == "answer":
             reading.report.note_encode_cost()
         return reading
@@ -283,7 +280,7 @@ class UnifiedModel(ABC, Generic[R, C]):
             reading: what `read` returned; with `purpose="edit"` it is prefilled already.
             instruction: a text; empty goes by the pictures alone.
             sampling: steps, guidance, seed; None is `default_sampling`.
-            size: (width, height) in pixels, see `sides`; None for the last picture's own.
+            size: (width, height) in pixels, see `sides`; None for the last picture's as the autoencoder sees it.
             think: how to write the plan that the model makes first; None does without.
             noise: [16, h, w] latent to start from instead of the seed's.
             progress: told after every token of thinking, as stage `think`, and after every step, as stage `denoise`.
@@ -457,7 +454,8 @@ class UnifiedModel(ABC, Generic[R, C]):
         for picture in decoded:
             check_finite(picture, "picture", self.compute_dtype)
         report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens)
-        report.notes += conditioned.notes
+        made_at = decoded[0].shape[2], decoded[0].shape[1]
+        report.notes += [*conditioned.notes, *_size_notes(size, made_at, reading.size)]
         return [
             GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report)
             for picture, latent in zip(decoded, latents, strict=True)
@@ -475,3 +473,14 @@ class UnifiedModel(ABC, Generic[R, C]):
         if noise.shape != shape:
             raise SettingsError(f"is {list(noise.shape)}", where="noise", fix=f"Give {list(shape)} for this size")
         return noise.unsqueeze(0)
+
+
+def _size_notes(size: Size, made_at: Size, read_at: Size | None) -> list[str]:
+    """What a report says of the size of a picture: whether it was scaled, and whether an edit changed it."""
+    notes = [] if size == made_at else [scaled_note(made_at, size)]
+    if read_at is not None and made_at != read_at:
+        notes.append(
+            f"The picture was read at {read_at[0]}x{read_at[1]} and edited at {made_at[0]}x{made_at[1]}. Edits keep "
+            "most of a picture at the size at which it was read."
+        )
+    return notes

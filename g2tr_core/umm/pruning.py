@@ -16,6 +16,7 @@ from ..nn.decoder import Block
 from ..reduction import Reduction
 from ..reduction.budget import share_of
 from ..reduction.contract import InDecoder, LayerView
+from ..reduction.masks import protected_tokens
 from ..reduction.methods import method
 from .values import Grid
 
@@ -33,7 +34,7 @@ class PicturePruning:
         chosen: the method.
         reduction: how much to keep.
         grids: of the pictures' visual tokens.
-        priority: [N] for each picture, or None.
+        priority: [N] on the CPU for each picture, or None.
         layers: of the decoder.
     """
 
@@ -46,6 +47,7 @@ class PicturePruning:
         layers: int,
     ) -> None:
         self._method, self._reduction, self._grids, self._priority = chosen, reduction, grids, priority
+        self._protected = [0 if wanted is None else protected_tokens(wanted) for wanted in priority]
         self._shares = chosen.layers(layers, reduction.keep_ratio)
         self._pictures: dict[int, int] = {}  # by block
         self._positions: list[Tensor | None] = [None] * len(grids)
@@ -76,7 +78,8 @@ class PicturePruning:
             return None
         (first, behind), picture = block.tokens, self._pictures[index]
         rows, columns = self._grids[picture]
-        count = share_of(rows * columns, self._shares[layer], self._reduction.min_tokens)
+        least = max(self._reduction.min_tokens, self._protected[picture])
+        count = share_of(rows * columns, self._shares[layer], least)
         if count >= behind - first:
             return None
         device, known, priority = block.und.device, self._positions[picture], self._priority[picture]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..nn.kv_cache import KVCache
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
+from ..reduction.masks import protected_tokens
 from ..report import Change, Report
 from ..run import Run
 from .pruning import PicturePruning, in_decoder
@@ -36,7 +37,11 @@ class Prepared(Protocol):
 
     @property
     def size(self) -> Size:
-        """Width and height for the autoencoder, and of an edit."""
+        """Width and height for the autoencoder, and that an edit is made at."""
+
+    @property
+    def picture_size(self) -> Size:
+        """Width and height of the picture itself."""
 
     @property
     def vit_grid(self) -> Grid:
@@ -104,7 +109,7 @@ class Reading(ABC):
         reduction: how visual tokens were reduced.
         reduced: one a picture; None where all tokens stay.
         report: what reading cost, with token, byte and operation counts of the purpose it was read for.
-        priority: [N] for each picture or None, for a method that chooses inside the decoder.
+        priority: [N] on the CPU for each picture, or None.
     """
 
     encoding: EncodedInputs
@@ -115,9 +120,15 @@ class Reading(ABC):
 
     @property
     def size(self) -> Size | None:
-        """Width and height of an edit's result: those of the last picture."""
+        """Width and height that an edit is made at: the last picture's, as the autoencoder sees it."""
         pictures = self.encoding.pictures
         return pictures[-1].prepared.size if pictures else None
+
+    @property
+    def picture_size(self) -> Size | None:
+        """Width and height of the last picture itself; see `GeneratedImage.scaled_to`."""
+        pictures = self.encoding.pictures
+        return pictures[-1].prepared.picture_size if pictures else None
 
     @property
     def visual_tokens(self) -> Change:
@@ -131,17 +142,30 @@ class Reading(ABC):
         if chosen is None or not self.reduced:
             return None
         grids = [picture.prepared.vit_grid for picture in self.encoding.pictures]
-        priority = self.priority or (None,) * len(grids)
-        return PicturePruning(chosen, self.reduction, grids, priority, layers)
+        return PicturePruning(chosen, self.reduction, grids, self.priority, layers)
 
     @property
-    def held_by_min_tokens(self) -> bool:
-        """Whether `min_tokens` kept more of some picture than its `keep_ratio` asks for."""
-        asked = replace(self.reduction, min_tokens=1, budget="ratio")
-        pairs = zip(self.encoding.pictures, self.reduced, strict=True)
-        return any(
-            len(reduced.keep) > asked.count(picture.features) for picture, reduced in pairs if reduced is not None
-        )
+    def budget_notes(self) -> list[str]:
+        """What a report says where more tokens were kept than `keep_ratio` asks for."""
+        settings, notes = self.reduction, []
+        totals = [len(picture.features) for picture in self.encoding.pictures]
+        if any(settings.most(total) > settings.asked(total) for total in totals):
+            notes.append(
+                f"min_tokens {settings.min_tokens} keeps more than keep_ratio {settings.keep_ratio:g} asks for. "
+                "Lower min_tokens to keep fewer."
+            )
+        for total, protected in zip(totals, self.protected, strict=True):
+            if protected > settings.most(total):
+                notes.append(
+                    f"{protected} of {total} tokens are protected and were kept, more than the {settings.most(total)} "
+                    f"that keep_ratio {settings.keep_ratio:g} asks for. Protect a smaller area to keep fewer."
+                )
+        return notes
+
+    @property
+    def protected(self) -> list[int]:
+        """How many tokens of each picture are protected."""
+        return [0 if priority is None else protected_tokens(priority) for priority in self.priority]
 
     @property
     def kept_features(self) -> list[Tensor]:
@@ -199,19 +223,18 @@ class Reading(ABC):
 
 
 def token_priority(encoding: EncodedInputs, priority: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
-    """Masks of pictures [H, W] as priorities of their tokens, [N] each; None where there is none."""
+    """Masks of pictures [H, W] as priorities of their tokens, [N] each on the CPU; None where there is none.
+
+    Raises:
+        SettingsError: there is not one mask a picture, or a mask means nothing.
+    """
     masks = [None] * len(encoding.pictures) if priority is None else priority
+    if len(masks) != len(encoding.pictures):
+        what = f"{len(masks)} masks for {len(encoding.pictures)} pictures"
+        raise SettingsError(what, where="priority", fix="Give one a picture")
     return tuple(
-        None if mask is None else mask_to_priority(mask, picture.prepared.vit_grid).flatten()
+        None if mask is None else mask_to_priority(mask.cpu(), picture.prepared.vit_grid).flatten()
         for picture, mask in zip(encoding.pictures, masks, strict=True)
-    )
-
-
-def min_tokens_note(reduction: Reduction) -> str:
-    """What a report says of a reading that is `held_by_min_tokens`."""
-    return (
-        f"min_tokens {reduction.min_tokens} keeps more than keep_ratio {reduction.keep_ratio:g} asks for. "
-        "Lower min_tokens to keep fewer."
     )
 
 
@@ -234,7 +257,7 @@ def reduce_pictures(
     model: Supplies,
     encoding: EncodedInputs,
     reduction: Reduction,
-    priority: Sequence[Tensor | None] | None,
+    priority: Sequence[Tensor | None],
     run: Run,
 ) -> tuple[Reduced | None, ...]:
     """Where a model meets the paper: one call of `reduce` a picture, with anchors from its latent if they are needed.
@@ -243,28 +266,28 @@ def reduce_pictures(
         model: gives latents and anchors, where the method needs them.
         encoding: the pictures.
         reduction: the settings; where they keep everything, no latent is made.
-        priority: one mask a picture or None, [H, W] of any size, from -1 (sacrifice) to +1 (protect).
+        priority: of each picture's tokens, see `token_priority`.
         run: times the stages `vae_encode` and `reduction`; told after every picture, as stage `read`.
 
     Raises:
-        SettingsError: there is no picture, or not one mask a picture.
+        SettingsError: there is no picture.
     """
     pictures = encoding.pictures
     if not pictures:
         raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
-    masks = [None] * len(pictures) if priority is None else list(priority)
-    if len(masks) != len(pictures):
-        what = f"{len(masks)} masks for {len(pictures)} pictures"
-        raise SettingsError(what, where="priority", fix="Give one a picture")
     results: list[Reduced | None] = []
     whole = reduction.is_identity or in_decoder(reduction) is not None  # which chooses later, by the prompt
-    for picture, mask in zip(pictures, masks, strict=True):
-        results.append(None if whole else _reduce(model, picture, reduction, mask, run))
+    for picture, wanted in zip(pictures, priority, strict=True):
+        results.append(None if whole else _reduce(model, picture, reduction, wanted, run))
         run.tell("read", len(results), len(pictures))
     return tuple(results)
 
 
-def _reduce(model: Supplies, picture: EncodedPicture, reduction: Reduction, mask: Tensor | None, run: Run) -> Reduced:
+def _reduce(
+    model: Supplies, picture: EncodedPicture, reduction: Reduction, priority: Tensor | None, run: Run
+) -> Reduced:
+    if priority is not None:  # what is protected stays: the budget grows to hold it
+        reduction = replace(reduction, min_tokens=max(reduction.min_tokens, protected_tokens(priority)))
     latent = model.latent_of(picture, run) if "latent" in reduction.needs else None
     attended = None
     if "vit_attention" in reduction.needs:
@@ -273,7 +296,5 @@ def _reduce(model: Supplies, picture: EncodedPicture, reduction: Reduction, mask
     with run.stage("reduction"):
         anchors, anchor_grid = (None, None) if latent is None else model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
-        priority = None if mask is None else mask_to_priority(mask.to(model.device), grid)
-        return reduce(
-            picture.features, grid, anchors, anchor_grid, reduction, priority=priority, vit_attention=attended
-        )
+        wanted = None if priority is None else priority.to(model.device)
+        return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=wanted, vit_attention=attended)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..images import to_tensor
 from ..report import Report
 
 Source = Image.Image | Tensor | Path
@@ -49,7 +50,15 @@ class GeneratedImage:
     @property
     def image(self) -> Image.Image:
         """The picture with 8 bits a channel, truncated as published."""
-        return Image.fromarray((self.pixels * 255).to(torch.uint8).cpu().numpy())
+        return to_image(self.pixels)
+
+    def scaled_to(self, size: tuple[int, int]) -> GeneratedImage:
+        """The same at (width, height), with a note where that changes anything; the latent stays as it is."""
+        made_at = self.pixels.shape[1], self.pixels.shape[0]
+        if made_at == size:
+            return self
+        notes = [*self.report.notes, scaled_note(made_at, size)]
+        return replace(self, pixels=scaled(self.pixels, size), report=replace(self.report, notes=notes))
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,20 @@ class TokenView:
     keep: Tensor
     assignment: Tensor
     scores: Tensor | None
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """[H, W, 3] of 0 … 1 as a picture with 8 bits a channel, truncated as published."""
+    return Image.fromarray((pixels * 255).to(torch.uint8).cpu().numpy())
+
+
+def scaled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """[H, W, 3] of 0 … 1 -> [h, w, 3] at (width, height), by Pillow's Lanczos filter on 8 bits."""
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return to_tensor(to_image(pixels).resize(size, Image.Resampling.LANCZOS)).to(pixels.device)
+
+
+def scaled_note(made_at: tuple[int, int], size: tuple[int, int]) -> str:
+    """What a report says of a picture that was not made at the size that it has."""
+    return f"The picture was made at {made_at[0]}x{made_at[1]} and scaled to {size[0]}x{size[1]}."

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
 from g2tr_core.errors import G2TRError, ImageError, SettingsError
@@ -262,6 +263,52 @@ def test_sizes_that_nobody_gives(model: UnifiedModel) -> None:
     assert (edited.pixels.shape[1], edited.pixels.shape[0]) == reading.size
     width, height = model.imagine("A cup.", QUICK).image.size
     assert (width, height) == model.default_size == (128, 128)
+
+
+@pytest.mark.parametrize("size", [(100, 80), (33, 47), (64, 48)])
+def test_a_picture_has_the_size_that_was_asked_for_and_says_how_it_was_made(
+    model: UnifiedModel, size: tuple[int, int]
+) -> None:
+    made = model.imagine("A cup.", QUICK, size=size)
+    at = made.latent.shape[2] * 8, made.latent.shape[1] * 8
+    assert made.image.size == size and all(abs(side - asked) <= 8 for side, asked in zip(at, size, strict=True))
+    said = f"The picture was made at {at[0]}x{at[1]} and scaled to {size[0]}x{size[1]}."
+    assert (said in made.report.notes) == (at != size)
+
+
+def test_an_edit_at_another_size_than_the_picture_says_so(model: UnifiedModel) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    told = [
+        any("was read at" in note for note in model.edit(reading, "Red.", QUICK, size=size).report.notes)
+        for size in (None, reading.size, (64, 64))
+    ]
+    assert told == [False, False, True]
+
+
+def test_an_edit_can_have_the_size_of_the_picture_itself(model: UnifiedModel) -> None:
+    picture = Image.effect_noise((133, 91), 40).convert("RGB")
+    reading = model.read(picture, HALF, purpose="edit")
+    assert reading.picture_size == (133, 91) != reading.size
+    made = model.edit(reading, "Red.", QUICK)
+    fitted = made.scaled_to(reading.picture_size)
+    assert fitted.image.size == (133, 91) and torch.equal(fitted.latent, made.latent)
+    assert len(fitted.report.notes) == len(made.report.notes) + 1 and made.scaled_to(made.image.size) is made
+
+
+@pytest.mark.parametrize("share", [0.4, 0.75, 1.0])
+@pytest.mark.parametrize("budget", ["ratio", "auto"])
+def test_what_is_protected_stays_whatever_the_budget(model: UnifiedModel, share: float, budget: Any) -> None:
+    mask = torch.zeros(80, 60)
+    mask[: int(80 * share)] = 1.0
+    settings = Reduction(0.25, 1, budget=budget, auto_min_ratio=0.1)
+    reading = model.read([SCENE, PHOTO], settings, priority=[None, mask])
+    rows, columns = reading.encoding.pictures[1].prepared.vit_grid
+    whole = int(rows * share) * columns
+    assert torch.isin(torch.arange(whole), reading.kept[1]).all()
+    assert len(reading.kept[1]) == max(whole, 1 if budget == "auto" else round(rows * columns / 4))
+    assert any(f"{whole} of {rows * columns} tokens are protected" in note for note in reading.report.notes)
+    inside = model.read(PHOTO, Reduction(0.5, 1), priority=[mask * (torch.arange(80)[:, None] < 20)])
+    assert not inside.report.notes or "protected" not in "".join(inside.report.notes)
 
 
 @pytest.mark.parametrize("side", ["smallest", "largest"])

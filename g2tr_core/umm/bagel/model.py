@@ -21,7 +21,7 @@ from ..contract import Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size, SizeRange
-from ..values import Grid, Source
+from ..values import Grid, Source, scaled
 from .checkpoint import Parts, load_parts
 from .config import BagelConfig
 from .conversation import THINK_FIRST, BagelReading, Conversation, Item, Picture, Text, split_thinking
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Bagel(UnifiedModel[BagelReading, KVPrefix]):
-    """See `contract.UnifiedModel`. Sides are rounded down to multiples of 16."""
+    """See `contract.UnifiedModel`. Sides are made at the nearest multiples of 16 and scaled."""
 
     facts, solver = BAGEL, "euler"
     rule = staticmethod(renormalised)
@@ -159,8 +159,8 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         return self.vae.decode(latent)
 
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
-        """What the autoencoder made, [3, H, W] of -1 … 1 -> [H, W, 3] of 0 … 1."""
-        return (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+        """What the autoencoder made, [3, H, W] of -1 … 1 -> [h, w, 3] of 0 … 1 at the size asked for."""
+        return scaled((decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0), size)
 
     def _said(
         self, reading: BagelReading, purpose: Purpose, think: bool, text: str, run: Run

@@ -30,7 +30,8 @@ class Prepared:
         vit_patches: [N, 3·patch²] float32 of -1..1 for the ViT, row by row.
         vit_grid: rows and columns of `vit_patches`; their product is N.
         latent_grid: rows and columns of latent tokens that the autoencoder and patchify make of `vae_pixels`.
-        size: width and height of `vae_pixels`, which is also the size of an edit of this picture.
+        size: width and height of `vae_pixels`, which is also the size that an edit of this picture is made at.
+        picture_size: width and height of the picture itself.
     """
 
     vae_pixels: Tensor
@@ -38,6 +39,7 @@ class Prepared:
     vit_grid: Grid
     latent_grid: Grid
     size: Size
+    picture_size: Size
 
     @property
     def vit_image(self) -> Image.Image:
@@ -57,7 +59,8 @@ def prepare(picture: Picture, config: BagelConfig) -> Prepared:
     Raises:
         ImageError: the picture cannot be opened.
     """
-    vae_image = resize(open_image(picture), config.vae_resize)
+    image = open_image(picture)
+    vae_image = resize(image, config.vae_resize)
     vit_image = resize(vae_image, config.vit_resize)
     latent_stride = config.latent_downsample * config.latent_patch
     return Prepared(
@@ -66,6 +69,7 @@ def prepare(picture: Picture, config: BagelConfig) -> Prepared:
         vit_grid=(vit_image.height // config.vit_patch, vit_image.width // config.vit_patch),
         latent_grid=(vae_image.height // latent_stride, vae_image.width // latent_stride),
         size=vae_image.size,
+        picture_size=image.size,
     )
 
 
@@ -136,7 +140,7 @@ def grid_positions(grid: Grid, side: int) -> Tensor:
 def latent_grid_for(width: int, height: int, config: BagelConfig) -> Grid:
     """Rows and columns of latent tokens for a picture of `width` x `height` pixels asked for by a person.
 
-    Sides that are no multiple of a token's stride (16 pixels) are rounded down to one.
+    Sides that are no multiple of a token's stride (16 pixels) are made at the nearest one.
 
     Raises:
         SettingsError: a side is no whole number, shorter than one token, or longer than the stored positions reach
@@ -146,4 +150,4 @@ def latent_grid_for(width: int, height: int, config: BagelConfig) -> Grid:
     limit = config.latent_side * stride
     checks.whole("width", width, low=stride, high=limit)
     checks.whole("height", height, low=stride, high=limit)
-    return height // stride, width // stride
+    return round(height / stride), round(width / stride)

@@ -33,7 +33,8 @@ class Prepared:
         vit_image: the same tile for people.
         vit_grid: rows and columns of visual tokens that the ViT makes of it.
         vae_pixels: [3, H, W] bf16 of -1..1 for the autoencoder.
-        size: width and height of `vae_pixels`, which is also the size of an edit of this picture.
+        size: width and height of `vae_pixels`, which is also the size that an edit of this picture is made at.
+        picture_size: width and height of the picture itself.
     """
 
     tile: Tensor
@@ -41,6 +42,7 @@ class Prepared:
     vit_grid: Grid
     vae_pixels: Tensor
     size: Size
+    picture_size: Size
 
 
 def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
@@ -63,6 +65,7 @@ def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
         vit_grid=config.visual_grid,
         vae_pixels=normalise(_levels(vae_image), half, half),
         size=vae_image.size,
+        picture_size=image.size,
     )
 
 
@@ -126,7 +129,7 @@ def largest_square(rule: AreaRule) -> Size:
 def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:
     """Rows and columns of the latent (not of its patches) for a picture that a person asked for.
 
-    Sides that are no multiple of a token's stride (16 pixels) are made at the multiple below.
+    Sides that are no multiple of a token's stride (16 pixels) are made at the nearest one.
 
     Raises:
         SettingsError: a side is no whole number, shorter than one token, or unreasonably long.
@@ -134,7 +137,7 @@ def latent_grid_for(width: int, height: int, config: InternVLUConfig) -> Grid:
     checks.whole("width", width, low=config.latent_stride, high=LARGEST_SIDE)
     checks.whole("height", height, low=config.latent_stride, high=LARGEST_SIDE)
     unit, patch = config.latent_stride, config.latent_patch
-    return height // unit * patch, width // unit * patch
+    return round(height / unit) * patch, round(width / unit) * patch
 
 
 def _levels(image: Image.Image) -> Tensor:

@@ -11,13 +11,12 @@ import logging
 from collections.abc import Mapping
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
-from ...images import to_tensor
+from ..values import scaled
 
 STRIDE = 8
 GET_VAE = "Use the `vae` folder of InternVL-U, Qwen-Image's autoencoder in diffusers' layout"
@@ -85,11 +84,7 @@ def to_pixels(decoded: Tensor, size: tuple[int, int]) -> Tensor:
 
     The half level that is added makes a later truncation to 8 bits round, as published.
     """
-    pixels = ((127.5 * decoded + 128) / 255).clamp(0, 1).permute(1, 2, 0)
-    if (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    image = Image.fromarray((pixels * 255).to(torch.uint8).cpu().numpy())
-    return to_tensor(image.resize(size, Image.Resampling.LANCZOS))
+    return scaled(((127.5 * decoded + 128) / 255).clamp(0, 1).permute(1, 2, 0), size)
 
 
 def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> Autoencoder:

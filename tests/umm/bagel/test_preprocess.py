@@ -219,9 +219,15 @@ def test_positions_stop_at_the_stored_table():
 
 @pytest.mark.parametrize(
     ("size", "grid"),
-    [((1024, 1024), (64, 64)), ((16, 1024), (64, 1)), ((1023, 31), (1, 63)), ((512, 768), (48, 32))],
+    [
+        ((1024, 1024), (64, 64)),
+        ((16, 1024), (64, 1)),
+        ((1023, 31), (2, 64)),
+        ((100, 80), (5, 6)),
+        ((512, 768), (48, 32)),
+    ],
 )
-def test_asked_sizes_round_down_to_whole_tokens(size, grid):
+def test_asked_sizes_are_made_at_the_nearest_whole_tokens(size, grid):
     assert latent_grid_for(*size, CONFIG) == grid
 
 
