@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from .errors import SettingsError
+from .errors import SettingsError, shown
+
+LARGEST_COUNT = 2**31 - 1
+"""Bound of counts that nothing else bounds: what every library below takes as a whole number."""
 
 
 def number(field: str, value: Any, *, low: float, high: float, above: bool = False) -> None:
     """Refuse anything but a finite number in low … high; with `above`, `low` itself is refused too."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or (above and value == low):  # NaN is in no range
+    real = is_number(value)
+    if not real or not low <= value <= high or (above and value == low):  # NaN is in no range
         limits = f"{'above ' if above else 'from '}{low:g} to {high:g}"
-        what = f"{value!r} is out of range" if is_number else f"{value!r} is not a number"
+        what = f"{shown(value)} is out of range" if real else f"{shown(value)} is not a number"
         raise SettingsError(what, where=field, fix=f"Use a number {limits}")
 
 
-def whole(field: str, value: Any, *, low: int = 1, high: int | None = None) -> None:
+def whole(field: str, value: Any, *, low: int, high: int) -> None:
     """Refuse anything but a whole number in low … high."""
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or value < low or (high is not None and value > high):
-        limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        what = f"{value} is out of range" if is_whole else f"{value!r} is not a whole number"
-        raise SettingsError(what, where=field, fix=f"Use a whole number {limits}")
+    is_whole = is_number(value) and isinstance(value, Integral)
+    if not is_whole or not low <= value <= high:
+        what = f"{shown(value)} is out of range" if is_whole else f"{shown(value)} is not a whole number"
+        raise SettingsError(what, where=field, fix=f"Use a whole number from {low} to {high}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number to calculate with: no truth value, and no span of time, which numpy counts as one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        operator.index(value) if isinstance(value, Integral) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def one_of(field: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of the choices."""
-    if value not in choices:
-        raise SettingsError(f"{value!r} is not a choice", where=field, fix=f"Choose one of: {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise SettingsError(f"{shown(value)} is not a choice", where=field, fix=f"Choose one of: {', '.join(choices)}")
 
 
 def flag(field: str, value: Any) -> None:
     """Refuse anything but True or False."""
     if not isinstance(value, bool):
-        raise SettingsError(f"{value!r} is neither on nor off", where=field, fix="Use True or False")
+        raise SettingsError(f"{shown(value)} is neither on nor off", where=field, fix="Use True or False")
 
 
 def text(field: str, value: Any) -> None:
@@ -53,7 +67,7 @@ def seed(value: Any) -> None:
 def size(field: str, value: Any) -> tuple[int, int]:
     """Refuse anything but (width, height) in whole pixels; the model's own limits come later."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise SettingsError(f"{value!r} is not a size", where=field, fix="Give width and height in pixels")
+        raise SettingsError(f"{shown(value)} is not a size", where=field, fix="Give width and height in pixels")
     for name, side in zip(("width", "height"), value, strict=True):
         whole(f"{field} {name}", side, low=1, high=65536)
     return value[0], value[1]

@@ -1,9 +1,26 @@
 """Errors for the person at the screen: what is wrong, where it is, and what to do about it.
 
-Every error that bad input can cause is a `G2TRError`. Callers show `str(error)`; it is complete.
+Every error that bad input can cause is a `G2TRError`. Callers show `str(error)`; it is complete, of limited length, and
+safe to print: whatever a file or a person put into it is cut and escaped here, once for all messages.
+
+Advice must hold wherever the person is: in a graph, at the command line or in Python. It names settings by their
+fields, which all three share, and files by where they belong; never an argument that only one of them has.
 """
 
 from __future__ import annotations
+
+LONGEST_NAME = 100
+LONGEST_PART = 1000
+
+
+def shown(value: object, longest: int = LONGEST_NAME) -> str:
+    """A text of unknown origin for a terminal: cut, and without control characters. Of other values their `repr`."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # of a whole number with too many digits, or whatever a stranger's class raises
+        text = f"a value of type {type(value).__name__}"
+    short = text if len(text) <= longest else f"{text[:longest]}…"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in short)
 
 
 class G2TRError(Exception):
@@ -16,8 +33,10 @@ class G2TRError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what, where, fix
-        super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + fix + '.' if fix else ''}")
+        self.what = shown(what, LONGEST_PART)
+        self.where, self.fix = (None if part is None else shown(part, LONGEST_PART) for part in (where, fix))
+        place, advice = (f"{self.where}: " if where else ""), (f" {self.fix}." if fix else "")
+        super().__init__(f"{place}{self.what}.{advice}")
 
 
 class SettingsError(G2TRError, ValueError):

@@ -1,26 +1,39 @@
 """Any picture in, one clean kind out: 8-bit RGB, upright, what is transparent over white.
 
-Everything behind this door may rely on that kind. Transparency is blended by Pillow's 8-bit `paste`, as the published
-`pil_img2rgb` does, so that pictures enter the network bit for bit as there (goldens `transforms`). Where that function
-clips or drops (16-bit grey, grey with alpha, EXIF orientation), this one scales, blends and turns.
+Everything behind this door may rely on that kind, and nothing before it is trusted: a file is read by its content, as
+one of the raster formats that are named here, whatever its name says. So no file can start a helper program, as EPS
+starts Ghostscript in Pillow, and none can ask for more memory than `LARGEST_PICTURE` allows.
+
+Transparency is blended by Pillow's 8-bit `paste`, as the published `pil_img2rgb` does, so that pictures enter the
+network bit for bit as there (goldens `transforms`). Where that function clips or drops (16-bit grey, grey with alpha,
+EXIF orientation), this one scales, blends and turns.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import ImageError
+from .errors import G2TRError, ImageError
+from .files import open_regular, path_of, real, writable
 
 Picture = str | os.PathLike[str] | Image.Image | Tensor
+
+READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names of what is read. All are pixels that a library in this process decodes."""
+
+LARGEST_PICTURE = 89_478_485
+"""Pixels of a picture that is read from a file: where Pillow too begins to speak of decompression bombs. The largest
+one takes 1.3 GB at most while it is opened."""
 
 # By extension: Pillow's format and its settings.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,20 +46,18 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 # Bicubic scaling overshoots 0..1 a little; beyond this band a tensor is of another convention.
 TENSOR_LOW, TENSOR_HIGH = -1.0, 2.0
 
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
+STRIP = 256  # rows of a picture that are converted at a time
+
 # The first kind that fits says what is wrong and what helps. Pillow's decoders raise nearly anything on a damaged file.
 READ_FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
-    (FileNotFoundError, "there is no such file", "Check the name and the folder"),
-    (
-        (IsADirectoryError, PermissionError),
-        "this is a folder, or a file that may not be read",
-        "Name one picture file that you may read",
-    ),
     (UnidentifiedImageError, "this is empty or not a picture", "Give a PNG, JPEG, WebP, GIF, BMP or TIFF file"),
     (
         (Image.DecompressionBombError, Image.DecompressionBombWarning),
         "this picture has too many pixels to open safely, {error!r}",
         "Save it smaller, for example 4096 pixels a side",
     ),
+    (MemoryError, "there is no memory for this picture", "Save it smaller, for example 4096 pixels a side"),
     (Exception, "this picture is damaged or cut short, {error!r}", "Export or download it again"),
 )
 
@@ -62,12 +73,17 @@ def open_image(source: Picture) -> Image.Image:
         A new PIL image of mode RGB without metadata, upright, transparency over white.
 
     Raises:
-        ImageError: the file is missing, damaged or no picture; the tensor has another shape, type or range.
+        ImageError: the file is missing, damaged, too large or no picture of `READABLE`; the tensor has another shape,
+            type or range.
     """
     if isinstance(source, Tensor):
         return _to_rgb(_from_tensor(source), "image tensor")
     if isinstance(source, Image.Image):
-        return _decode(source, "image")
+        if isinstance(source, ImageFile.ImageFile) and source.format not in (*READABLE, "MPO"):
+            what = f"this is a file of format {source.format}, which may start another program when it is decoded"
+            raise ImageError(what, where="image", fix="Give a copy of it (image.copy()) if you trust the file")
+        with _faults("image"):
+            return _decode(source, "image")
     if isinstance(source, (str, os.PathLike)):
         return _read(source)
     raise ImageError(
@@ -99,33 +115,41 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).to(torch.float32).div(255)
 
 
-def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
-    """Write a picture whole or not at all, in the format that the extension names (png, jpg, jpeg, webp).
-
-    The file is written under a temporary name beside `path` and then renamed, so that neither an interruption nor a
-    full disk leaves half a picture, and an older file of that name survives both.
-
-    Returns:
-        The path written.
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """Where a picture is to be written, before there is one; its extension names the format.
 
     Raises:
-        ImageError: unknown extension, no such folder, a file that cannot be written, or no picture.
+        ImageError: unknown extension, no such folder, or a place that cannot be written: a folder, a pipe, a device.
     """
-    target = Path(path)
+    target = path_of(path, "output", ImageError)
     if target.suffix.lower() not in FORMATS:
         raise ImageError(
             f"the extension '{target.suffix}' names no format to save in",
             where=str(path),
             fix=f"End the name in one of {', '.join(FORMATS)}",
         )
+    return writable(target, "output", ImageError)
+
+
+def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
+    """Write a picture whole or not at all, in the format that the extension names (png, jpg, jpeg, webp).
+
+    The file is written under a temporary name in its folder and then renamed, so that neither an interruption nor a
+    full disk leaves half a picture, and an older file of that name survives both. A link stays and is followed.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ImageError: as `check_output`; or a file that cannot be written, or no picture.
+    """
+    target = check_output(path)
     file_format, settings = FORMATS[target.suffix.lower()]
-    picture = open_image(image)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    picture, place = open_image(image), real(target)
+    temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         picture.save(temporary, format=file_format, **settings)
-        temporary.replace(target)
-    except FileNotFoundError as error:
-        raise ImageError("the folder does not exist", where=str(path), fix="Create it or choose another one") from error
+        temporary.replace(place)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"a picture of {picture.width}x{picture.height} pixels cannot be written as {file_format} ({error})",
@@ -139,25 +163,46 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
 
 
 def _read(path: str | os.PathLike[str], *, opaque: bool = False) -> Image.Image:
+    place = path_of(path, "image", ImageError)
+    where = str(place)
+    with open_regular(place, ImageError) as file, _faults(where), Image.open(file, formats=READABLE) as image:
+        _check_extent(image, where)
+        return _decode(image, where, own=True, opaque=opaque)
+
+
+def _check_extent(image: Image.Image, where: str) -> None:
+    """Refuse more pixels than are read, be they the picture's or those of the tiles that a TIFF file is made of."""
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    tile = [side if isinstance(side, int) else 1 for side in (tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1))]
+    pixels = max(width * height, tile[0] * tile[1])
+    if pixels > LARGEST_PICTURE:
+        raise ImageError(
+            f"this picture has too many pixels, {pixels:,}; up to {LARGEST_PICTURE:,} are read",
+            where=where,
+            fix="Save it smaller, for example 4096 pixels a side",
+        )
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    """Whatever a decoder raises, as our own error."""
     try:
-        image = Image.open(path)
+        yield
+    except G2TRError:
+        raise
     except Exception as error:
-        raise _read_fault(error, str(path)) from error
-    with image:
-        return _decode(image, str(path), opaque=opaque)
+        what, fix = next((what, fix) for kinds, what, fix in READ_FAULTS if isinstance(error, kinds))
+        raise ImageError(what.format(error=error), where=where, fix=fix) from error
 
 
-def _read_fault(error: Exception, where: str) -> ImageError:
-    what, fix = next((what, fix) for kinds, what, fix in READ_FAULTS if isinstance(error, kinds))
-    return ImageError(what.format(error=error), where=where, fix=fix)
-
-
-def _decode(image: Image.Image, where: str, *, opaque: bool = False) -> Image.Image:
-    """Decode the pixels of an opened picture, turn it upright and convert it."""
-    try:
+def _decode(image: Image.Image, where: str, *, own: bool = False, opaque: bool = False) -> Image.Image:
+    """Decode the pixels of an opened picture, turn it upright and convert it; without a copy where it is our `own`."""
+    if own:
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = image
+    else:
         upright = ImageOps.exif_transpose(image)
-    except Exception as error:
-        raise _read_fault(error, where) from error
     if min(upright.size) < 1:
         raise ImageError(
             f"a picture of {upright.width}x{upright.height} pixels is empty", where=where, fix="Give at least one pixel"
@@ -175,7 +220,8 @@ def _to_rgb(image: Image.Image, where: str, *, opaque: bool = False) -> Image.Im
     if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
         image = image.convert("LA")
     transparent = image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info
-    colors = image.convert("RGBA" if transparent else "RGB")
+    mode = "RGBA" if transparent else "RGB"
+    colors = image if image.mode == mode else image.convert(mode)
     alpha = colors.getchannel("A") if transparent else None
     if opaque and alpha is not None and np.asarray(alpha).min() < 255:
         raise ImageError("this mask has transparency", where=where, fix="Flatten it to black and white")
@@ -190,9 +236,9 @@ def _to_grey(image: Image.Image, where: str) -> Image.Image:
     I;16 holds 0..65535. Modes I and F do not say their scale: it is taken as the smallest of 0..1 (F only), 0..255 and
     0..65535 that holds the values.
     """
-    values = np.asarray(image, dtype=np.float64)  # [H, W]
+    values = np.asarray(image)  # [H, W]
     scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
-    low, high = values.min(), values.max()
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= scales[-1]):
         raise ImageError(
             f"values from {low:g} to {high:g} in a picture of mode {image.mode}",
@@ -200,7 +246,11 @@ def _to_grey(image: Image.Image, where: str) -> Image.Image:
             fix="Bring them to 0..255",
         )
     white = next(scale for scale in scales if high <= scale)
-    grey = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    levels = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), STRIP):  # in fp64, but not all of it at once
+        rows = values[top : top + STRIP].astype(np.float64)
+        levels[top : top + STRIP] = np.rint(rows * (255 / white))
+    grey = Image.fromarray(levels)
     if "transparency" in image.info:
         grey.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
     return grey
@@ -208,6 +258,9 @@ def _to_grey(image: Image.Image, where: str) -> Image.Image:
 
 def _from_tensor(tensor: Tensor) -> Image.Image:
     """[H, W, C] or [1, H, W, C] of 0..1 -> L, RGB or RGBA."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
+        what = "this tensor is nested, sparse or without values (meta)"
+        raise ImageError(what, where="image tensor", fix="Give a dense tensor [height, width, channels]")
     pixels = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or pixels.numel() == 0:
         raise ImageError(

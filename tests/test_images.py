@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from g2tr_core.embedded import CHECKPOINT, PHOTO, SAMPLE
-from g2tr_core.errors import ImageError
+from g2tr_core.errors import LONGEST_PART, ImageError, shown
 from g2tr_core.images import open_image, to_tensor
 from tests.goldens import golden_folders
 
@@ -234,7 +234,9 @@ def test_bad_files_are_named_with_a_fix(tmp_path, name):
     refused(path, str(path), problem)
 
 
-@pytest.mark.parametrize("name", ["missing.png", "missing/folder/x.png", "nul\0.png", "", ".", "n" * 5000])
+@pytest.mark.parametrize(
+    "name", ["missing.png", "missing/folder/x.png", "nul\0.png", "", ".", "n" * 5000, "~nosuch/x.png", "\ud83d.png"]
+)
 def test_paths_to_nothing_are_named_with_a_fix(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     refused(name, name)
@@ -283,7 +285,7 @@ def refused(source: Any, where: str, problem: str = "") -> None:
     with pytest.raises(ImageError) as caught:
         open_image(source)
     assert caught.value.fix
-    assert where in str(caught.value)
+    assert shown(where, LONGEST_PART) in str(caught.value)
     assert problem in str(caught.value)
 
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from g2tr_core.embedded import PHOTO
-from g2tr_core.errors import ImageError
+from g2tr_core.errors import LONGEST_PART, ImageError, shown
 from g2tr_core.images import open_image, save_image
+from tests.special_files import SPECIAL, special
 
 PICTURE = open_image(PHOTO).resize((60, 40))
 
@@ -53,9 +54,10 @@ def test_saved_pictures_have_ordinary_permissions(tmp_path):
         ("", "extension ''"),
         ("missing/a.png", "folder does not exist"),
         ("file/a.png", "cannot be written"),
-        ("folder.png", "cannot be written"),
-        ("nul\0.png", "cannot be written"),
-        ("n" * 5000 + ".png", "cannot be written"),
+        ("folder.png", "this is a folder"),
+        ("nul\0.png", "cannot be used"),
+        ("n" * 5000 + ".png", "cannot be used"),
+        ("~nosuch/a.png", "folder does not exist"),
     ],
 )
 def test_unwritable_paths_are_named_with_a_fix(tmp_path, name, problem):
@@ -64,8 +66,30 @@ def test_unwritable_paths_are_named_with_a_fix(tmp_path, name, problem):
     with pytest.raises(ImageError, match=problem) as caught:
         save_image(PICTURE, tmp_path / name)
     assert caught.value.fix
-    assert str(tmp_path / name) in str(caught.value)
+    assert shown(str(tmp_path / name), LONGEST_PART) in str(caught.value)
     assert names(tmp_path) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("target", ["new.png", "folder/a.png"])
+def test_a_link_is_followed(tmp_path, target):
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link.png"
+    link.symlink_to(target)
+    for _ in range(2):  # where there is nothing yet, and where there is something
+        assert save_image(PICTURE, link) == link and link.is_symlink()
+        assert open_image(link.resolve()).tobytes() == PICTURE.tobytes()
+    assert not [name for folder in (tmp_path, tmp_path / "folder") for name in names(folder) if name.endswith(".tmp")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names are POSIX")
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_nothing_but_regular_files_is_replaced(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    special(Path("a.png"), kind)
+    before = os.lstat("a.png")
+    with pytest.raises(ImageError, match=r"a\.png: this (is no regular file|path cannot be used)") as caught:
+        save_image(PICTURE, "a.png")
+    assert caught.value.fix and os.lstat("a.png") == before
 
 
 @pytest.mark.parametrize(("name", "size"), [("a.webp", (16384, 1)), ("a.jpg", (65501, 1))])

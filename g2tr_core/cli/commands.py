@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import torch
 
 from ..embedded import CHECKPOINT, SAMPLE
-from ..errors import ImageError
 from ..figures import comparison, token_map
-from ..images import FORMATS, open_image, save_image
+from ..images import check_output, open_image, save_image
 from ..jobs.records import Job, Task
 from ..jobs.work import SETTINGS, prepare, read, run
 from ..report import Report
@@ -66,7 +64,7 @@ def imagine(args: Namespace, console: Console, progress: Progress | None) -> Out
 
 def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Draw what a reduction did."""
-    output, prepared = _checked_output(args.output), prepare(_job(args, "ask", ""))
+    output, prepared = check_output(args.output), prepare(_job(args, "ask", ""))
     model = load_model(args, console)
     reading = read(model, prepared, "answer", progress)
     views = reading.token_views()
@@ -82,7 +80,7 @@ def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outc
 def demo(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Ask about a sample scene, edit it, and draw all of it."""
     args.images = [SAMPLE.picture]
-    output = _checked_output(args.output)
+    output = check_output(args.output)
     question = prepare(_job(args, "ask", SAMPLE.question))
     instruction = prepare(_job(args, "edit", SAMPLE.instruction))
     model = load_model(args, console)
@@ -130,7 +128,7 @@ def _job(args: Namespace, task: Task, prompt: str) -> Job:
 
 
 def _image(args: Namespace, console: Console, progress: Progress | None, job: Job) -> Outcome:
-    output, prepared = _checked_output(args.output), prepare(job)
+    output, prepared = check_output(args.output), prepare(job)
     model = load_model(args, console)
     made = run(model, prepared, progress)
     (picture,) = made.images
@@ -149,29 +147,3 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _checked_output(name: str) -> Path:
-    """A path that can be written, as far as can be told before there is anything to write.
-
-    Raises:
-        ImageError: it cannot.
-    """
-    path = Path(name)
-    if path.suffix.lower() not in FORMATS:
-        raise ImageError(
-            f"the extension '{path.suffix}' names no format to save in",
-            where=name,
-            fix=f"End the name in one of {', '.join(FORMATS)}",
-        )
-    try:
-        if path.is_dir():
-            raise ImageError("this is a folder", where=name, fix="Name a file in it")
-        with tempfile.TemporaryFile(dir=path.parent):
-            return path
-    except FileNotFoundError as error:
-        raise ImageError("the folder does not exist", where=name, fix="Create it or choose another one") from error
-    except OSError as error:
-        raise ImageError(
-            f"this cannot be written ({error.strerror})", where=name, fix="Check the name and the permissions"
-        ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ImageError
+from ..files import open_regular, path_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,11 +79,8 @@ class Result:
 
 
 def _hash_of(path: Path) -> str:
-    try:
-        return _digest(path.read_bytes())
-    except OSError as error:
-        fix = "Check the name and the permissions"
-        raise ImageError(f"this cannot be read ({error.strerror})", where=str(path), fix=fix) from error
+    with open_regular(path_of(path, "images", ImageError), ImageError) as file:
+        return _digest(file.read())
 
 
 def _digest(content: bytes) -> str:

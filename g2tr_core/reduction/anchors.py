@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import LARGEST_COUNT, whole
 from .checks import check_tokens
 from .cosine import inverse_norms
 
@@ -30,7 +30,7 @@ def pool_latent(patches: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tens
         SettingsError: shapes, dtype or `pool` mean nothing.
     """
     check_tokens("patches", patches, "grid", grid)
-    whole("pool", pool)
+    whole("pool", pool, low=1, high=LARGEST_COUNT)
     planes = patches.float().reshape(1, *grid, -1).permute(0, 3, 1, 2)  # [1, P, h, w]
     pooled = F.avg_pool2d(planes, pool, ceil_mode=True)  # [1, P, h', w']
     rows, columns = pooled.shape[-2:]

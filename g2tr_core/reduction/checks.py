@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import LARGEST_COUNT, whole
 from ..errors import SettingsError
 
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,7 +35,7 @@ def check_tokens(name: str, tokens: object, grid_name: str, grid: object) -> Non
     if not isinstance(grid, Sequence) or len(grid) != 2:
         raise SettingsError(f"must be (rows, columns), got {grid!r}", where=grid_name, fix="Give two whole numbers")
     for side in grid:
-        whole(grid_name, side)
+        whole(grid_name, side, low=1, high=LARGEST_COUNT)
     if grid[0] * grid[1] != len(tokens):
         raise SettingsError(
             f"{grid[0]}×{grid[1]} positions do not hold the {len(tokens)} rows of {name}",

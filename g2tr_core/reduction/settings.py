@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..checks import number, one_of, seed, whole
+from ..checks import LARGEST_COUNT, number, one_of, seed, whole
 from ..errors import SettingsError
 from .budget import count_distinct, share_of
 from .contract import Need
@@ -51,8 +51,8 @@ class Reduction:
 
     def __post_init__(self) -> None:
         number("keep_ratio", self.keep_ratio, low=0.0, high=1.0, above=True)
-        whole("min_tokens", self.min_tokens)
-        whole("latent_pool", self.latent_pool)
+        whole("min_tokens", self.min_tokens, low=1, high=LARGEST_COUNT)
+        whole("latent_pool", self.latent_pool, low=1, high=LARGEST_COUNT)
         one_of("merge", self.merge, ("mean", "none"))
         number("merge_scaling", self.merge_scaling, low=1e-6, high=1e6)
         one_of("budget", self.budget, ("ratio", "auto"))

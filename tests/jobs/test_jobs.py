@@ -68,7 +68,7 @@ class TestId:
         assert len({each.id for each in jobs}) == len(jobs)
 
     def test_needs_the_files_but_no_library(self, photo: Path) -> None:
-        with pytest.raises(ImageError, match=r"none\.png: this cannot be read"):
+        with pytest.raises(ImageError, match=r"none\.png: there is no such file"):
             _ = job(photo, images=(photo.with_name("none.png"),)).id
         code = "import sys; from g2tr_core.jobs.records import Job; print(Job('imagine', 'A fox').id, *sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -151,7 +151,7 @@ def _count(text: str) -> int:
 
 def _cases(args: Namespace) -> tuple[list[Case[Question]], list[Case[Edit]]]:
     """What to ask and what to edit; everything that can be wrong with it is found here."""
-    checks.whole("seed", args.seed, low=0)
+    checks.seed(args.seed)
     for ratio in args.ratios or ():
         checks.number("ratios", ratio, low=0.0, high=1.0, above=True)
     if args.data is not None:
