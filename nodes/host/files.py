@@ -1,7 +1,8 @@
 """ComfyUI's model folders, and which of their files the loader offers, by the names that workflows keep.
 
 In the pack's own folder everything is offered. In ComfyUI's usual folders, where all kinds of models lie, only what the
-core knows by a file's header. A file of a released folder stands for the whole folder.
+core knows by a file's header. A file of a released folder stands for the whole folder; where the network is one file,
+the folder goes by that file's name, for ComfyUI's notice of missing models compares names of files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import folder_paths
 from ...g2tr_core import umm
 from ...g2tr_core.embedded import DEMOS
 from ...g2tr_core.errors import CheckpointError
+from ...g2tr_core.umm.registry import models
 from ..facts import tip
 
 MODEL_FOLDER = "unified_models"
@@ -41,17 +43,20 @@ def checkpoints() -> dict[str, Path]:
 
 
 def autoencoders() -> dict[str, Path]:
-    """Every autoencoder of ComfyUI's folder by name."""
-    return _files("vae")
+    """Every autoencoder by name: those of ComfyUI's folder, and those in released folders of the pack's own."""
+    endings = tuple(f"/{known.autoencoder}" for known in models())
+    released = {name: path for name, path in _files(MODEL_FOLDER).items() if name.endswith(endings)}
+    return {**released, **_files("vae")}
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where a model of `checkpoints` is.
+    """Where a model of `checkpoints` is; a released folder is found by its own name too.
 
     Raises:
         CheckpointError: there is none of this name; says where it belongs.
     """
-    path = checkpoints().get(name)
+    found = checkpoints()
+    path = next((found[known] for known in (name, *(f"{name}/{file}" for file in _networks())) if known in found), None)
     if path is None:
         folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
         fix = tip(
@@ -98,7 +103,14 @@ def _released(name: str, path: Path) -> tuple[str, Path] | None:
         return None
     above = len(path.parts) - len(folder.parts)
     short = PurePosixPath(*PurePosixPath(name).parts[:-above])
-    return (str(short), folder) if short.name else None
+    network = next((file for file in _networks() if (folder / file).is_file()), "")
+    return (str(short / network), folder) if short.name else None
+
+
+def _networks() -> list[str]:
+    """The files that released folders have their whole network in."""
+    weights = (file for known in models() for file in known.download.files if file != known.autoencoder)
+    return [file for file in weights if file.endswith(".safetensors")]
 
 
 @lru_cache(maxsize=4096)

@@ -200,22 +200,27 @@ def test_the_list_of_models(models: Path) -> None:
     shutil.copy(BAGEL_TINY / "ema.safetensors", own / "single.safetensors")
     (own / "notes.txt").write_text("not a model")
     try:
-        found = list(files.checkpoints())
+        places = files.checkpoints()
+        autoencoders = list(files.autoencoders())
+        by_folder = [files.checkpoint_path(name) for name in ("sub/small", "checkpoints/BAGEL", "InternVL-U")]
     finally:
         for folder in (models / "checkpoints").iterdir():
             shutil.rmtree(folder)
         (own / "single.safetensors").unlink()
         for file in others.iterdir():
             file.unlink()
-    assert found == [
+    assert list(places) == [
         *files.DEMOS,
         "InternVL-U",
         "single.safetensors",
-        "sub/small",
+        "sub/small/ema.safetensors",
         "diffusion_models/bagel_repack.safetensors",
-        "checkpoints/BAGEL",
+        "checkpoints/BAGEL/ema.safetensors",
         "checkpoints/more/InternVL-U",
     ]
+    assert autoencoders == ["InternVL-U/vae/diffusion_pytorch_model.safetensors", "sub/small/ae.safetensors"]
+    offered = ("sub/small/ema.safetensors", "checkpoints/BAGEL/ema.safetensors", "InternVL-U")
+    assert by_folder == [places[name] for name in offered], "as workflows had them before"
 
 
 @pytest.mark.parametrize(("name", "file"), [("sub/small", "extra.txt"), ("InternVL-U", "vlm/extra.txt")])
@@ -236,9 +241,11 @@ def test_an_autoencoder_from_its_own_folder(models: Path, checkpoint: str, photo
         "sub/small": BAGEL_TINY / "ae.safetensors",
         "InternVL-U": INTERNVLU / "vae" / "diffusion_pytorch_model.safetensors",
     }
+    released = {"sub/small": "sub/small/ae.safetensors", "InternVL-U": "InternVL-U/vae/" + own["InternVL-U"].name}
     shutil.copy(own[checkpoint], models / "vae" / "other.safetensors")
     try:
         model = run("G2TRLoadModel", checkpoint=checkpoint, vae="other.safetensors")[0][0]
+        assert run("G2TRLoadModel", checkpoint=checkpoint, vae=released[checkpoint])[0][0] is not model
     finally:
         (models / "vae" / "other.safetensors").unlink()
     assert edit(model, read(model, {"image1": photo})[0])[0][0].std() > 0.01
