@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+from ..errors import CheckpointError, shown
+from ..files import open_regular
 from .formats.unreadable import GET_PLAIN, UNREADABLE
-from .names import shown
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-LARGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
+LARGEST_CLAIM = 100_000_000  # bytes of a header, safetensors' own limit
 GET_FILE = "Download the file again"
 A_PICKLE = "this is a pickle, which can run code; weights come only from safetensors"
 CONVERT = "Use the model's safetensors file, or convert this one"
@@ -39,19 +41,19 @@ def diagnose(path: Path, error: Exception) -> tuple[str, str]:
     Args:
         path: the file.
         error: what opening it raised, quoted where nothing better is known.
+
+    Raises:
+        CheckpointError: the file has gone meanwhile.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-            length = int.from_bytes(start[:8], "little")
-            file.seek(8)
-            header = file.read(min(length, LARGEST_HEADER))
-    except OSError as failure:
-        return f"the file cannot be read ({failure.strerror})", "Check the path and its permissions"
+    with open_regular(path, CheckpointError) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(64)
+        length = int.from_bytes(start[:8], "little")
+        file.seek(8)
+        header = file.read(min(length, LARGEST_CLAIM))
     for marks, what, fix in FOREIGN:
         # A header's length may begin with the bytes of a pickle; that of a pickle, read as a length, is far too large.
-        if length > LARGEST_HEADER and start.lstrip().lower().startswith(marks):
+        if length > LARGEST_CLAIM and start.lstrip().lower().startswith(marks):
             return what, fix
     if path.suffix.lower() in PICKLES:
         return A_PICKLE, CONVERT

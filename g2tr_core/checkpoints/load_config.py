@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import OutOfMemoryError, SettingsError
+from ..errors import OutOfMemoryError, SettingsError, shown
 from ..nn.operations import FLOAT8, Operations, casting
 from .stored import StoredTensor, check_device, check_tensors
 
@@ -133,12 +133,14 @@ def load_network(
     raise OutOfMemoryError(
         f"the weights do not fit on {config.device}",
         where=model,
-        fix="Keep them in fp8 (weight_dtype), or use ComfyUI, which loads them in parts",
+        fix="Keep the weights in fp8, which takes half of the memory of bf16, or close what else uses the device",
     )
 
 
 def _check_dtype(field: str, dtype: Any, choices: tuple[torch.dtype | None, ...]) -> None:
-    if dtype not in choices:
+    if not (dtype is None or isinstance(dtype, torch.dtype)) or dtype not in choices:
         raise SettingsError(
-            f"{dtype!r} is not a choice", where=field, fix=f"Use one of {', '.join(str(choice) for choice in choices)}"
+            f"{shown(dtype)} is not a choice",
+            where=field,
+            fix=f"Use one of {', '.join(str(choice) for choice in choices)}",
         )

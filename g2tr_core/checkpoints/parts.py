@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
+from ..files import entries, is_regular
 from .formats.registry import refuse_unreadable
-from .names import shown
 from .stored import StoredTensor, find_safetensors, metadata_of, stored_tensors
 
 Files = Mapping[Path, dict[str, StoredTensor]]
@@ -135,8 +135,8 @@ def _open(path: Path, parts: Parts) -> Files:
     """A file, or the safetensors files of a folder, and of its direct subfolders where the model has some."""
     folders = [path]
     if path.is_dir() and parts.subfolders:
-        inside = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        folders = [folder for folder in (path, *inside) if any(_is_weights(entry) for entry in folder.iterdir())]
+        inside = [entry for entry in entries(path, CheckpointError) if entry.is_dir()]
+        folders = [folder for folder in (path, *inside) if any(map(_is_weights, entries(folder, CheckpointError)))]
     return {file: stored_tensors(file) for folder in folders or [path] for file in find_safetensors(folder)}
 
 
@@ -221,4 +221,4 @@ def _look(tensors: Iterable[str], parts: Parts) -> str:
 
 
 def _is_weights(entry: Path) -> bool:
-    return entry.is_file() and entry.suffix.lower() == ".safetensors" and not entry.name.startswith(".")
+    return is_regular(entry) and entry.suffix.lower() == ".safetensors"

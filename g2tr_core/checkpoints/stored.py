@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError, SettingsError, shown
+from ..files import entries, is_regular, open_regular
 from ..nn.operations import FLOAT8, Operations
-from .diagnosis import PICKLES, diagnose
-from .names import shown
+from .diagnosis import GET_FILE, PICKLES, diagnose
 
 FLOATS = {
     "F64": torch.float64,
@@ -35,6 +36,8 @@ FLOATS = {
 """What weights may be stored as: safetensors' names and torch's."""
 
 WINDOW = 2**30  # bytes of a memory map
+LARGEST_HEADER = 2**24  # bytes of a safetensors header; BAGEL's has about 200,000
+LARGEST_TEXT = 2**24  # bytes of a configuration file
 CPU = torch.device("cpu")
 
 
@@ -163,19 +166,20 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: it is no safetensors file, or a broken one.
     """
-    if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
-        raise CheckpointError("this is no regular file", where=str(path), fix="Give a .safetensors file or its folder")
-    try:
-        # safetensors' own reader checks the header. As numpy, for its map of a whole file for torch is writable, and so
-        # refused by systems with less memory than the file has bytes.
-        with safe_open(str(path), framework="np"):
-            pass
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        what, fix = diagnose(path, error)
-        raise CheckpointError(what, where=str(path), fix=fix) from error
+    with open_regular(path, CheckpointError) as stream:
+        try:
+            length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
+            if LARGEST_HEADER < length <= size - 8:
+                what = f"its header has {length:,} bytes; the largest that is read has {LARGEST_HEADER:,}"
+                raise CheckpointError(what, where=str(path), fix=GET_FILE)
+            # safetensors' own reader checks the header. As numpy, for its map of a whole file for torch is writable,
+            # and so refused by systems with less memory than the file has bytes.
+            with safe_open(str(path), framework="np"):
+                pass
+            header = json.loads(stream.read(length), object_pairs_hook=once)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            what, fix = diagnose(path, error)
+            raise CheckpointError(what, where=str(path), fix=fix) from error
     file = MappedFile(path, header.pop("__metadata__", None))
     return {
         name: StoredTensor(file, 8 + length + entry["data_offsets"][0], name, entry["dtype"], tuple(entry["shape"]))
@@ -189,12 +193,12 @@ def find_safetensors(path: Path) -> list[Path]:
     Raises:
         CheckpointError: nothing is there.
     """
-    if path.is_file():
+    if is_regular(path):
         return [path]
     if not path.is_dir():
         what = "this is neither a regular file nor a folder" if path.exists() else "there is no such file or folder"
         raise CheckpointError(what, where=str(path), fix="Check the path")
-    names = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    names = [entry for entry in entries(path, CheckpointError) if is_regular(entry)]
     found = [entry for entry in names if entry.suffix.lower() == ".safetensors"]
     if not found:
         others = [entry.name for entry in names if entry.suffix.lower() in (*PICKLES, ".gguf")]
@@ -247,25 +251,54 @@ def metadata_of(stored: Mapping[str, StoredTensor]) -> dict[str, str]:
     return {key: value for path in sorted(files, reverse=True) for key, value in files[path].metadata.items()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one if there is no such file.
+def read_text(path: Path) -> str | None:
+    """A small text file, UTF-8 with or without its mark; None if there is none.
+
+    Raises:
+        CheckpointError: it is no regular file, too large, or of another encoding.
+    """
+    if not os.path.lexists(path):
+        return None
+    with open_regular(path, CheckpointError) as file:
+        raw = file.read(LARGEST_TEXT + 1)
+    if len(raw) > LARGEST_TEXT:
+        what = f"the file is larger than {LARGEST_TEXT:,} bytes, which no configuration is"
+        raise CheckpointError(what, where=str(path), fix=GET_FILE)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("this is no UTF-8 text", where=str(path), fix="Save it as UTF-8") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is no such file.
 
     Raises:
         CheckpointError: the file is not a JSON object; names the line.
     """
-    if not path.is_file():
-        return {}
+    text = read_text(path)
+    if text is None:
+        return None
     fix = "Repair the line, or download the file again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         what = f"line {error.lineno}, column {error.colno} is not valid JSON ({error.msg})"
         raise CheckpointError(what, where=str(path), fix=fix) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the file cannot be read as JSON ({error})", where=str(path), fix=fix) from error
     if not isinstance(content, dict):
         raise CheckpointError("line 1 does not begin a JSON object", where=str(path), fix=fix)
     return content
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys do not contradict each other: of two values, readers differ in which one they take."""
+    values = dict(pairs)
+    twice = next((key for key, value in pairs if repr(values[key]) != repr(value)), None)
+    if twice is not None:
+        raise ValueError(f"{shown(twice)} stands there with two values")
+    return values
 
 
 def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype]) -> torch.device:

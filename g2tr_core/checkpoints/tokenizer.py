@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import entries, open_regular
+from .stored import read_json
 
 FILES = "tokenizer_config.json, and either tokenizer.json or vocab.json with merges.txt"
+READ_THERE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "config.json",
+)
+"""What transformers may open in the folder."""
+LARGEST_FILE = 2**25  # bytes; the largest of Qwen2's and Qwen3's has 11 million
+POINTERS = (
+    "init_inputs",
+    "fast_tokenizer_files",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+    "vocab",
+    "merges",
+    "gguf_file",
+)
+"""What could name other files in tokenizer_config.json; some releases of transformers open them."""
 
 
 def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
@@ -34,14 +60,17 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
         raise CheckpointError(
             "the folder holds no tokenizer",
             where=str(folders[-1]),
-            fix=f"Put {what} there ({FILES}), or name their folder as `tokenizer`",
+            fix=f"Put {what} into the folder of the weights ({FILES})",
         )
+    _check_files(home)
     from transformers import Qwen2TokenizerFast
 
     try:
         return Qwen2TokenizerFast.from_pretrained(str(home), local_files_only=True), home
-    except Exception as error:  # the Rust tokenizers raise bare `Exception` for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except BaseException as error:  # the Rust tokenizers raise bare `Exception` for damaged files, or panic
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
             f"the tokenizer cannot be read ({reason})", where=str(home), fix=f"Download its files again: {FILES}"
         ) from error
@@ -68,7 +97,7 @@ def token_ids(tokenizer: Any, tokens: Sequence[str], home: Path, what: str) -> l
 
 def check_vocabulary(tokenizer: Any, home: Path, size: int, weights: str) -> None:
     """Raise CheckpointError unless every token has a row among the `size` rows of the embedding in `weights`."""
-    if max(tokenizer.get_vocab().values()) >= size:
+    if max(tokenizer.get_vocab().values(), default=0) >= size:
         raise CheckpointError(
             f"the tokenizer knows {len(tokenizer)} tokens and the network only {size} ({weights})",
             where=str(home),
@@ -77,5 +106,24 @@ def check_vocabulary(tokenizer: Any, home: Path, size: int, weights: str) -> Non
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    present = {entry.name for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else set()
+    present = {entry.name for entry in entries(folder, CheckpointError)} if folder.is_dir() else set()
     return "tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present
+
+
+def _check_files(home: Path) -> None:
+    """Refuse files that transformers could hang on or read without end, and a file that leads it to others.
+
+    Raises:
+        CheckpointError: as said.
+    """
+    for path in (home / name for name in READ_THERE if os.path.lexists(home / name)):
+        with open_regular(path, CheckpointError) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_FILE:
+            what = f"the file has {size:,} bytes; no tokenizer that is read here has more than {LARGEST_FILE:,}"
+            raise CheckpointError(what, where=str(path), fix=f"Download the tokenizer's files again: {FILES}")
+    path = home / "tokenizer_config.json"
+    for pointer in POINTERS:
+        if (read_json(path) or {}).get(pointer):
+            what = f"{pointer} names other files, and only those of the folder itself are read"
+            raise CheckpointError(what, where=str(path), fix="Take the line out")

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import CheckpointError
+from ..files import is_regular, open_regular, path_of
 from .registry import Facts, models
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ def load(
         CheckpointError: the weights are missing, broken, or of a model that this package does not know.
         SettingsError: a type or device cannot be used.
     """
-    known = _registered(_tensors(Path(path).expanduser())) or models()[0]  # whose loader explains what it is instead
+    known = (
+        _registered(_tensors(path_of(path, "model", CheckpointError))) or models()[0]
+    )  # whose loader explains what it is instead
     module, name = known.implementation
     kind = getattr(import_module(module, __name__), name)
     model: UnifiedModel = kind.load(path, device=device, weights_device=weights_device, **options)
@@ -57,7 +61,7 @@ def stored_dtype(path: str | Path) -> torch.dtype:
 
     from ..checkpoints.stored import FLOATS
 
-    tensors = list(_tensors(Path(path).expanduser()))
+    tensors = list(_tensors(path_of(path, "model", CheckpointError)))
     known = _registered(tensors)
     if known is None:
         return torch.bfloat16
@@ -93,18 +97,18 @@ def _ends_in(name: str, ending: str) -> bool:
 def _tensors(path: Path) -> Iterator[StoredTensor]:
     from ..checkpoints.stored import stored_tensors
 
-    return (tensor for file in _files(path) if file.is_file() for tensor in stored_tensors(file).values())
+    return (tensor for file in _files(path) for tensor in stored_tensors(file).values())
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")]) if path.is_dir() else [path]
+    """A file, or the regular files among the weights of a folder and its direct subfolders."""
+    found = sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")]) if path.is_dir() else [path]
+    return [file for file in found if is_regular(file)]
 
 
 def _header(path: Path) -> bytes:
     try:
-        if not path.is_file():  # opening a FIFO would wait for ever
-            return b""
-        with path.open("rb") as file:
+        with open_regular(path, CheckpointError) as file:
             return file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER))
-    except OSError:
+    except (CheckpointError, OSError):
         return b""

@@ -12,9 +12,10 @@ from typing import Any
 
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.load_config import LoadConfig, load_network
-from ...checkpoints.names import shown
 from ...checkpoints.stored import StoredTensor, files_of
 from ...checkpoints.tokenizer import check_vocabulary
+from ...errors import CheckpointError, shown
+from ...files import path_of
 from ...generation.settings import Sampling
 from ..registry import ImageTask
 from .config import VIT, BagelConfig, ResizeRule, read_config, read_sampling, vae_groups
@@ -71,12 +72,13 @@ def load_parts(
         SettingsError: a type or device cannot be used.
     """
     load_config = LoadConfig(**options)
-    parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
+    separate = None if vae is None else path_of(vae, "vae", CheckpointError)
+    parts = find_parts(path_of(path, "model", CheckpointError), separate)
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     config = read_config(shapes, where, parts.folder, vae_resize=vae_resize, vit_resize=vit_resize)
     sampling = read_sampling(parts.folder / "config.json")
-    home = parts.folder if tokenizer is None else Path(tokenizer).expanduser()
+    home = parts.folder if tokenizer is None else path_of(tokenizer, "tokenizer", CheckpointError)
     words = load_tokenizer(home)
     tokens = special_tokens(words, home)
     check_vocabulary(words, home, config.vocab_size, where)

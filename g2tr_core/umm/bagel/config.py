@@ -1,7 +1,8 @@
 """Sizes of a BAGEL network, of the pictures that it sees, and a checkpoint's own settings.
 
 Sizes are read off the shapes of the tensors. What shapes do not tell comes from the configuration files beside them:
-attention heads of the ViT, rope base, norm epsilon. What a configuration file repeats must agree with the tensors. A
+attention heads of the ViT, rope base, norm epsilon. Without the files these are known of a network of the released
+sizes alone, and the log says so; any other is refused. What a configuration file repeats must agree with the tensors. A
 small trained model wants other picture sizes, steps and scales than the released one; its `config.json` may say
 
     "g2tr": {"vae_resize": [112, 112, 16], "sampling": {"edit": {"steps": 12, "text_scale": 1.0, ...}, ...}}
@@ -11,14 +12,13 @@ with the fields of `Sampling` and `Guidance` by name; what it leaves out stays a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.sizes import Settings, Shapes
-from ...checkpoints.stored import read_json
+from ...checkpoints.sizes import Settings, Shapes, say_what_was_assumed
+from ...checkpoints.stored import read_text
 from ...errors import CheckpointError, SettingsError
 from ...generation.settings import Guidance, Sampling
 from ...nn.sizes import DecoderSizes
@@ -44,8 +44,10 @@ CLAIMS = {
         "patch_size": "vit_patch",
     },
 }
-OF_GUIDANCE = {each.name for each in fields(Guidance)}
-OF_SAMPLING = {each.name for each in fields(Sampling)} - {"guidance", "seed"}
+OF_GUIDANCE = frozenset(each.name for each in fields(Guidance))
+OF_SAMPLING = frozenset(each.name for each in fields(Sampling)) - {"guidance", "seed"}
+TELL_THE_RELEASE = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "head_dim")
+LARGEST_SIDE = 65536  # of a picture, in pixels
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class BagelConfig(DecoderSizes):
         return self.latent_patch**2 * self.latent_channels
 
 
+RELEASED = BagelConfig()
+
+
 def read_config(
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
@@ -123,20 +128,25 @@ def read_config(
         CheckpointError: a tensor that tells a size is missing, or a configuration file is damaged or disagrees.
         SettingsError: a resize rule does not fit the network.
     """
-    llm, vit = Settings.read(folder / "llm_config.json"), Settings.read(folder / "vit_config.json")
     config = _from_shapes(Shapes(shapes, where))
+    is_released = all(getattr(config, name) == getattr(RELEASED, name) for name in TELL_THE_RELEASE)
+    llm, vit = (
+        Settings.read(folder / name, is_released=is_released) for name in ("llm_config.json", "vit_config.json")
+    )
     for settings in (llm, vit):
-        _check_claims(config, settings, where)
+        for key, name in CLAIMS[settings.path.name].items():
+            settings.agrees(key, getattr(config, name), where)
     given = {"vae_resize": vae_resize, "vit_resize": vit_resize}
     rules: dict[str, Any] = {name: rule for name, rule in given.items() if rule is not None}
     config = replace(
         config,
-        rope_theta=llm.number("rope_theta", config.rope_theta),
-        rms_norm_eps=llm.number("rms_norm_eps", config.rms_norm_eps),
+        rope_theta=llm.number("rope_theta", RELEASED.rope_theta, low=1.0, high=1e12),
+        rms_norm_eps=llm.number("rms_norm_eps", RELEASED.rms_norm_eps, low=1e-12, high=0.1),
         vit_heads=vit.attention_heads(config.vit_hidden_size, (SIGLIP_WIDTH, SIGLIP_HEADS)),
         **(_stored_rules(folder / "config.json") | rules),
     )
     _check_rules(config, rules, folder / "config.json")
+    say_what_was_assumed(where, llm, vit)
     return config
 
 
@@ -144,50 +154,33 @@ def _from_shapes(shapes: Shapes) -> BagelConfig:
     size = shapes.size
     attention = f"{LLM}layers.0.self_attn."
     head_dim = size(f"{attention}q_norm.weight")
-    vit_width, vit_layers = size(f"{VIT}embeddings.patch_embedding.weight"), shapes.count(f"{VIT}encoder.layers.")
-    channels = BagelConfig.latent_channels
+    vit_width = size(f"{VIT}embeddings.patch_embedding.weight")
+    vit_layers = shapes.count(f"{VIT}encoder.layers.", "mlp.fc1.weight")
     return BagelConfig(
         hidden_size=size(f"{LLM}embed_tokens.weight", 1),
         intermediate_size=size(f"{LLM}layers.0.mlp.gate_proj.weight"),
-        layers=shapes.count(f"{LLM}layers."),
-        heads=size(f"{attention}q_proj.weight") // head_dim,
-        kv_heads=size(f"{attention}k_proj.weight") // head_dim,
+        layers=shapes.count(f"{LLM}layers.", "mlp.gate_proj.weight"),
+        heads=shapes.parts(f"{attention}q_proj.weight", head_dim),
+        kv_heads=shapes.parts(f"{attention}k_proj.weight", head_dim),
         head_dim=head_dim,
         vocab_size=size(f"{LLM}embed_tokens.weight"),
         vit_hidden_size=vit_width,
         vit_intermediate_size=size(f"{VIT}encoder.layers.0.mlp.fc1.weight"),
         vit_layers=SIGLIP_LAYERS - 1 if (vit_width, vit_layers) == (SIGLIP_WIDTH, SIGLIP_LAYERS) else vit_layers,
-        vit_patch=math.isqrt(size(f"{VIT}embeddings.patch_embedding.weight", 1) // 3),
-        vit_side=math.isqrt(size(f"{VIT}embeddings.position_embedding.weight")),
-        latent_patch=math.isqrt(size("vae2llm.weight", 1) // channels),
-        latent_side=math.isqrt(size("latent_pos_embed.pos_embed")),
+        vit_patch=shapes.square(f"{VIT}embeddings.patch_embedding.weight", 1, by=3),
+        vit_side=shapes.square(f"{VIT}embeddings.position_embedding.weight"),
+        latent_patch=shapes.square("vae2llm.weight", 1, by=BagelConfig.latent_channels),
+        latent_side=shapes.square("latent_pos_embed.pos_embed"),
     )
-
-
-def _check_claims(config: BagelConfig, settings: Settings, where: str) -> None:
-    for key, name in CLAIMS[settings.path.name].items():
-        stored, claimed = getattr(config, name), settings.values.get(key)
-        if claimed is not None and claimed != stored:
-            raise CheckpointError(
-                f"{key} is {claimed!r} there, but {stored} in the tensors of {where}",
-                where=str(settings.path),
-                fix="Use the configuration files and the weights of one and the same model",
-            )
 
 
 def _stored_rules(path: Path) -> dict[str, ResizeRule]:
     """Picture sizes of a small model."""
-    settings = own_settings(path)
-    rules = {}
+    settings, rules = own_settings(path), {}
     for name in ("vae_resize", "vit_resize"):
-        value = settings.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, list) or len(value) != 3 or not all(type(side) is int for side in value):
-            raise CheckpointError(
-                f"g2tr.{name} is {value!r}", where=str(path), fix="Give [longest side, shortest side, stride] in pixels"
-            )
-        rules[name] = ResizeRule(*value)
+        sides = settings.wholes(name, (), count=(3, 3), low=1, high=LARGEST_SIDE)
+        if sides:
+            rules[name] = ResizeRule(*sides)
     return rules
 
 
@@ -211,7 +204,7 @@ def _check_rules(config: BagelConfig, given: Collection[str], path: Path) -> Non
         )
 
 
-def own_settings(path: Path) -> dict[str, Any]:
+def own_settings(path: Path) -> Settings:
     """What `config.json` says for this package, `"g2tr"`.
 
     A file without that word is not parsed: BAGEL's own code never reads it, and early releases have a malformed one.
@@ -219,9 +212,9 @@ def own_settings(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged, or the word stands for no JSON object.
     """
-    if not path.is_file() or b'"g2tr"' not in path.read_bytes():
-        return {}
-    return _object(read_json(path).get("g2tr", {}), "g2tr", path)
+    if '"g2tr"' not in (read_text(path) or ""):
+        return Settings(path, {}, is_released=True)
+    return Settings.read(path, is_released=True).section("g2tr")
 
 
 def read_sampling(path: Path) -> dict[ImageTask, Sampling]:
@@ -230,12 +223,9 @@ def read_sampling(path: Path) -> dict[ImageTask, Sampling]:
     Raises:
         CheckpointError: a setting is unknown or outside its limits.
     """
-    name = "g2tr.sampling"
-    stored = _object(own_settings(path).get("sampling", {}), name, path)
-    _known(stored, BAGEL.sampling.keys(), name, path)
-    return {
-        task: _with(authors, stored.get(task, {}), f"{name}.{task}", path) for task, authors in BAGEL.sampling.items()
-    }
+    stored = own_settings(path).section("sampling")
+    stored.only(frozenset(BAGEL.sampling), "g2tr.sampling")
+    return {task: _with(authors, stored.section(task), task) for task, authors in BAGEL.sampling.items()}
 
 
 def vae_groups(path: Path) -> int:
@@ -244,33 +234,17 @@ def vae_groups(path: Path) -> int:
     Raises:
         CheckpointError: it is no positive whole number.
     """
-    groups = own_settings(path).get("vae_groups", NORM_GROUPS)
-    if type(groups) is not int or groups < 1:
-        what = f"g2tr.vae_groups is {groups!r}"
-        raise CheckpointError(what, where=str(path), fix="Give how many groups of channels the autoencoder has")
-    return groups
+    return own_settings(path).whole("vae_groups", NORM_GROUPS, low=1, high=1024)
 
 
-def _with(authors: Sampling, stored: Any, name: str, path: Path) -> Sampling:
-    given = _object(stored, name, path)
-    _known(given, OF_SAMPLING | OF_GUIDANCE, name, path)
+def _with(authors: Sampling, stored: Settings, task: ImageTask) -> Sampling:
+    name = f"g2tr.sampling.{task}"
+    given = stored.only(OF_SAMPLING | OF_GUIDANCE, name)
     if isinstance(given.get("interval"), list):
         given["interval"] = tuple(given["interval"])
     try:
         guidance = replace(authors.guidance, **{key: given[key] for key in given.keys() & OF_GUIDANCE})
         return replace(authors, guidance=guidance, **{key: given[key] for key in given.keys() & OF_SAMPLING})
     except SettingsError as error:
-        raise CheckpointError(f"{name}: {error.where} {error.what}", where=str(path), fix=error.fix) from error
-
-
-def _object(value: Any, name: str, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{name} is {value!r}, not a JSON object", where=str(path), fix="Correct the file")
-    return value
-
-
-def _known(given: Mapping[str, Any], names: Collection[str], name: str, path: Path) -> None:
-    unknown = sorted(given.keys() - set(names))
-    if unknown:
-        fix = f"Use any of {', '.join(sorted(names))}"
-        raise CheckpointError(f"{name} has {', '.join(unknown)}", where=str(path), fix=fix)
+        where = str(stored.path)
+        raise CheckpointError(f"{name}: {error.where} {error.what}", where=where, fix=error.fix) from error

@@ -178,10 +178,9 @@ def diffusers_name(name: str) -> str:
 
 def _sizes(tensors: Mapping[str, StoredTensor], groups: int) -> tuple[list[int], int]:
     """Channels of each level and residual blocks a level, from diffusers' names."""
-    firsts = [tensors.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight") for level in range(LEVELS + 1)]
-    widths = [first.shape[0] for first in firsts if first is not None and first.shape]
     shapes = Shapes({name: tensor.shape for name, tensor in tensors.items()}, files_of(tensors))
-    blocks = shapes.count("encoder.down_blocks.0.resnets.")
+    firsts = [f"encoder.down_blocks.{level}.resnets.0.conv1.weight" for level in range(LEVELS + 1)]
+    widths = [shapes.of[first][0] for first in firsts if 0 not in shapes.of.get(first, (0,))]
     conv_in = tensors.get("decoder.conv_in.weight")
     channels = conv_in.shape[1] if conv_in is not None and len(conv_in.shape) == 4 else 0
     divisible = all(width > 0 and width % groups == 0 for width in widths)
@@ -192,4 +191,4 @@ def _sizes(tensors: Mapping[str, StoredTensor], groups: int) -> tuple[list[int],
             where=files_of(tensors),
             fix=GET_FLUX,
         )
-    return widths, blocks
+    return widths, shapes.count("encoder.down_blocks.0.resnets.", "conv1.weight")

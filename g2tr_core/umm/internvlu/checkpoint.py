@@ -14,6 +14,8 @@ from ...checkpoints.load_config import LoadConfig, load_network
 from ...checkpoints.stored import StoredTensor, files_of
 from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ...checks import one_of
+from ...errors import CheckpointError
+from ...files import path_of
 from .config import AreaRule, InternVLUConfig, KeptPositions, read_config
 from .layout import GET_INTERNVLU, find_parts
 from .network import InternVLUNetwork
@@ -75,14 +77,15 @@ def load_parts(
     """
     one_of("kept_positions", kept_positions, ("grid", "text"))
     load_config = LoadConfig(**options)
-    parts = find_parts(Path(path).expanduser(), None if vae is None else Path(vae).expanduser())
+    separate = None if vae is None else path_of(vae, "vae", CheckpointError)
+    parts = find_parts(path_of(path, "model", CheckpointError), separate)
     stored, where = parts.network, files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    config = read_config(shapes, where, parts.folder, vae_resize=vae_resize)
-    config = replace(config, kept_positions=kept_positions)
-    folder = parts.folder if tokenizer is None else Path(tokenizer).expanduser()
+    folder = parts.folder if tokenizer is None else path_of(tokenizer, "tokenizer", CheckpointError)
     words, home = load_tokenizer([folder / "processor", folder], GET_TOKENIZER)
     known = ChatTokenizer.of(words, home)
+    config = read_config(shapes, where, parts.folder, home, vae_resize=vae_resize)
+    config = replace(config, kept_positions=kept_positions)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(InternVLUNetwork, config, known.special)
     weights = transformers_names(read_weights(stored))

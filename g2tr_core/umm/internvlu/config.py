@@ -7,17 +7,18 @@ hidden states it reads, and how pictures are prepared. None is needed for a netw
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
-from ...checkpoints.sizes import CORRECT, Settings, Shapes
+from ...checkpoints.sizes import CORRECT, Settings, Shapes, say_what_was_assumed
 from ...errors import CheckpointError, SettingsError
 from ...nn.sizes import DecoderSizes
 
 KeptPositions = Literal["grid", "text"]
+T = TypeVar("T", int, float)
+LARGEST_SIDE = 8192  # of a picture that the autoencoder is given, in pixels
 LLM = "vlm.language_model.model."
 VIT = "vlm.vision_model."
 DIT = "generation_decoder.decoder."
@@ -121,14 +122,20 @@ RELEASED = InternVLUConfig()
 
 
 def read_config(
-    shapes: Mapping[str, tuple[int, ...]], where: str, folder: Path, *, vae_resize: AreaRule | None = None
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    folder: Path,
+    processor_home: Path,
+    *,
+    vae_resize: AreaRule | None = None,
 ) -> InternVLUConfig:
     """All sizes of the network that these tensors are.
 
     Args:
         shapes: name to shape, under the names of `layout.Layout.network`.
         where: the files that they come from, for messages.
-        folder: holds `vlm/config.json`, `generation_decoder/config.json` and `processor/processor_config.json`.
+        folder: holds `vlm/config.json` and `generation_decoder/config.json`.
+        processor_home: holds `processor_config.json`, beside the tokenizer.
         vae_resize: picture sizes that go before those of the processor's file.
 
     Raises:
@@ -137,99 +144,96 @@ def read_config(
     """
 
     stored = Shapes(shapes, where)
-    size, count = stored.size, stored.count
-    reading = Settings.read(folder / "vlm" / "config.json")
-    llm, vit = reading.section("llm_config"), reading.section("vision_config")
-    generation = Settings.read(folder / "generation_decoder" / "config.json")
-    processor = Settings.read(folder / "processor" / "processor_config.json")
+    size = stored.size
     head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
     vit_width, patch = size(f"{VIT}embeddings.class_embedding", 2), size(f"{VIT}embeddings.patch_embedding.weight", 2)
     dit_head = size(f"{DIT}transformer_blocks.0.attn.norm_q.weight")
-    statistics = processor.section("image_processor_kwargs")
+    hidden, layers = size(f"{LLM}embed_tokens.weight", 1), stored.count(f"{LLM}layers.", "mlp.gate_proj.weight")
+    is_released = (hidden, layers, vit_width, dit_head) == (
+        RELEASED.hidden_size,
+        RELEASED.layers,
+        RELEASED.vit_hidden_size,
+        RELEASED.dit_head_dim,
+    )
+    files = (
+        folder / "vlm" / "config.json",
+        folder / "generation_decoder" / "config.json",
+        processor_home / "processor_config.json",
+    )
+    reading, generation, processor = (Settings.read(file, is_released=is_released) for file in files)
+    llm, vit = reading.section("llm_config"), reading.section("vision_config")
+    dit, pixels = generation.section("decoder_config"), processor.section("image_processor_kwargs")
     config = InternVLUConfig(
-        hidden_size=size(f"{LLM}embed_tokens.weight", 1),
+        hidden_size=hidden,
         intermediate_size=size(f"{LLM}layers.0.mlp.gate_proj.weight"),
-        layers=count(f"{LLM}layers."),
-        heads=size(f"{LLM}layers.0.self_attn.q_proj.weight") // head_dim,
-        kv_heads=size(f"{LLM}layers.0.self_attn.k_proj.weight") // head_dim,
+        layers=layers,
+        heads=stored.parts(f"{LLM}layers.0.self_attn.q_proj.weight", head_dim),
+        kv_heads=stored.parts(f"{LLM}layers.0.self_attn.k_proj.weight", head_dim),
         head_dim=head_dim,
         vocab_size=size(f"{LLM}embed_tokens.weight"),
-        rope_theta=llm.number("rope_theta", RELEASED.rope_theta),
-        rms_norm_eps=llm.number("rms_norm_eps", RELEASED.rms_norm_eps),
+        rope_theta=llm.number("rope_theta", RELEASED.rope_theta, low=1.0, high=1e12),
+        rms_norm_eps=llm.number("rms_norm_eps", RELEASED.rms_norm_eps, low=1e-12, high=0.1),
         vit_hidden_size=vit_width,
         vit_intermediate_size=size(f"{VIT}encoder.layers.0.mlp.fc1.weight"),
-        vit_layers=count(f"{VIT}encoder.layers."),
+        vit_layers=stored.count(f"{VIT}encoder.layers.", "mlp.fc1.weight"),
         vit_heads=vit.attention_heads(vit_width, (RELEASED.vit_hidden_size, RELEASED.vit_heads)),
         vit_patch=patch,
-        vit_image=math.isqrt(size(f"{VIT}embeddings.position_embedding", 1) - 1) * patch,
-        vit_norm_eps=vit.number("layer_norm_eps", RELEASED.vit_norm_eps),
-        image_mean=_three(statistics.numbers("image_mean", RELEASED.image_mean), statistics.path),
-        image_std=_three(statistics.numbers("image_std", RELEASED.image_std), statistics.path),
-        dit_layers=count(f"{DIT}transformer_blocks."),
-        dit_heads=size(f"{DIT}img_in.weight") // dit_head,
+        vit_image=stored.square(f"{VIT}embeddings.position_embedding", 1, without=1) * patch,
+        vit_norm_eps=vit.number("layer_norm_eps", RELEASED.vit_norm_eps, low=1e-12, high=0.1),
+        image_mean=_three(pixels.numbers("image_mean", RELEASED.image_mean, count=(3, 3), low=0, high=1)),
+        image_std=_three(pixels.numbers("image_std", RELEASED.image_std, count=(3, 3), low=1e-3, high=10)),
+        dit_layers=stored.count(f"{DIT}transformer_blocks.", "attn.to_k.weight"),
+        dit_heads=stored.parts(f"{DIT}img_in.weight", dit_head),
         dit_head_dim=dit_head,
-        dit_rope_axes=_three(
-            generation.section("decoder_config").numbers(
-                "axes_dims_rope", _if(dit_head == 128, RELEASED.dit_rope_axes)
-            ),
-            generation.path,
+        dit_rope_axes=_three(dit.wholes("axes_dims_rope", RELEASED.dit_rope_axes, count=(3, 3), low=2, high=dit_head)),
+        condition_layers=generation.wholes(
+            "vlm_select_layer", RELEASED.condition_layers, count=(1, 16), low=-layers - 1, high=layers
         ),
-        condition_layers=_whole(generation.numbers("vlm_select_layer", RELEASED.condition_layers)),
-        condition_scale=generation.number("vlm_cond_position_scale_factor", RELEASED.condition_scale),
+        condition_scale=generation.number(
+            "vlm_cond_position_scale_factor", RELEASED.condition_scale, low=0.01, high=100
+        ),
         vae_resize=vae_resize or _area_rule(processor.section("image_gen_processor_kwargs")),
     )
-    _check(config, size(f"{DIT}txt_norm.weight"), str(generation.path))
-    if vae_resize is not None:
-        _check_rule(vae_resize, config)
+    _check(config, size(f"{DIT}txt_norm.weight"), generation.path)
+    if not _means_something(config.vae_resize, config):
+        rule, fix = config.vae_resize, f"a stride that is a multiple of {config.latent_stride}, a longest side of at "
+        what, fix = f"{rule} means nothing for this network", fix + "least that, and rising areas that hold one of it"
+        if vae_resize is not None:
+            raise SettingsError(what, where="vae_resize", fix=f"Use {fix}")
+        raise CheckpointError(what, where=str(processor.path), fix=f"Let the file say {fix}")
+    say_what_was_assumed(where, reading, generation, processor)
     return config
 
 
-def _check(config: InternVLUConfig, states: int, where: str) -> None:
-    """What the DiT's file says must fit the tensors."""
-    axes = sum(config.dit_rope_axes)
+def _check(config: InternVLUConfig, states: int, path: Path) -> None:
+    """What the files say must fit the tensors."""
+    axes, rows = config.dit_rope_axes, config.vit_image // config.vit_patch
     claims = (
-        (axes == config.dit_head_dim, f"axes_dims_rope adds up to {axes}, not {config.dit_head_dim}"),
+        (sum(axes) == config.dit_head_dim, f"axes_dims_rope adds up to {sum(axes)}, not {config.dit_head_dim}"),
+        (all(axis % 2 == 0 for axis in axes), f"axes_dims_rope {axes} has odd numbers"),
         (config.condition_size == states, f"vlm_select_layer does not make {states} channels"),
-        (
-            all(-config.layers - 1 <= layer <= config.layers for layer in config.condition_layers),
-            f"vlm_select_layer {config.condition_layers} is beyond the {config.layers} layers",
-        ),
+        (rows % 2 == 0, f"{rows} x {rows} positions of the ViT cannot be joined four by four"),
     )
     for holds, what in claims:
         if not holds:
-            raise CheckpointError(what, where=where, fix=CORRECT)
+            raise CheckpointError(what, where=str(path), fix=CORRECT)
 
 
-def _check_rule(rule: AreaRule, config: InternVLUConfig) -> None:
-    unit = config.latent_stride
-    fits = rule.stride > 0 and rule.stride % unit == 0 and rule.max_side >= rule.stride
-    if not fits or not 0 < rule.min_pixels <= rule.max_pixels:
-        raise SettingsError(
-            f"{rule} means nothing for this network",
-            where="vae_resize",
-            fix=f"Use a stride that is a multiple of {unit}, a longest side of at least that, and rising areas",
-        )
+def _means_something(rule: AreaRule, config: InternVLUConfig) -> bool:
+    whole = 0 < rule.stride <= rule.max_side <= LARGEST_SIDE and rule.stride % config.latent_stride == 0
+    return whole and 0 < rule.min_pixels <= rule.max_pixels and rule.stride**2 <= rule.max_pixels
 
 
 def _area_rule(settings: Settings) -> AreaRule:
-    area = settings.number("vae_downsample_factor", 8) ** 2
+    unit = settings.whole("vae_downsample_factor", RELEASED.latent_downsample, low=1, high=64) ** 2
+    rule = RELEASED.vae_resize
     return AreaRule(
-        min_pixels=int(settings.number("min_dynamic_patch", RELEASED.vae_resize.min_pixels / area) * area),
-        max_pixels=int(settings.number("max_dynamic_patch", RELEASED.vae_resize.max_pixels / area) * area),
-        max_side=int(settings.number("max_length", RELEASED.vae_resize.max_side)),
+        min_pixels=unit * settings.whole("min_dynamic_patch", rule.min_pixels // unit, low=1, high=2**24),
+        max_pixels=unit * settings.whole("max_dynamic_patch", rule.max_pixels // unit, low=1, high=2**24),
+        max_side=settings.whole("max_length", rule.max_side, low=1, high=LARGEST_SIDE),
     )
 
 
-def _if(known: bool, default: tuple[float, ...]) -> tuple[float, ...] | None:
-    """A default for the released size alone: of any other, the file must say it."""
-    return default if known else None
-
-
-def _whole(values: tuple[float, ...]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
-
-
-def _three(values: tuple[Any, ...], path: Path) -> tuple[Any, Any, Any]:
-    if len(values) != 3:
-        raise CheckpointError(f"{list(values)} are not three numbers", where=str(path), fix=CORRECT)
-    return values[0], values[1], values[2]
+def _three(values: tuple[T, ...]) -> tuple[T, T, T]:
+    first, second, third = values
+    return first, second, third

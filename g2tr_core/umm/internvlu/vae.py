@@ -100,7 +100,7 @@ def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, dev
     """
     tensors = read_weights(stored)
     first = tensors.get("encoder.conv_in.weight")
-    if first is None or len(first.shape) != 5 or first.shape[0] == 0:
+    if first is None or len(first.shape) != 5 or 0 in first.shape:
         raise CheckpointError(
             "this autoencoder is not made for frames of video, as Qwen-Image's is", where=files_of(stored), fix=GET_VAE
         )

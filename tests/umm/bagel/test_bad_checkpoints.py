@@ -114,7 +114,7 @@ def without_special_tokens(folder: Path) -> None:
 
 
 def smaller_vocabulary(folder: Path) -> None:
-    (folder / "llm_config.json").unlink()
+    settings("llm_config.json", vocab_size=470)(folder)
 
     def shorten(content: Tensors) -> None:
         for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):

@@ -177,7 +177,8 @@ def test_other_layouts_load_to_the_same_weights(folder: Path, make: Callable[[Pa
 
 
 def test_parts_from_elsewhere(tmp_path: Path) -> None:
-    shutil.copyfile(BAGEL_TINY / "vit_config.json", tmp_path / "vit_config.json")
+    for name in ("vit_config.json", "llm_config.json"):
+        shutil.copyfile(BAGEL_TINY / name, tmp_path / name)
     save_file(NETWORK, tmp_path / "net.safetensors")
     elsewhere: dict[str, Any] = {"vae": BAGEL_TINY / "ae.safetensors", "tokenizer": BAGEL_TINY}
     assert_as_stored(load_parts(tmp_path / "net.safetensors", dtype=torch.float32, **elsewhere))

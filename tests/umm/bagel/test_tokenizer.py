@@ -88,7 +88,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 def test_damaged_files_are_told(tmp_path: Path, damaged: str) -> None:
     copy(tmp_path, *FILES)
     (tmp_path / damaged).write_text('{"version": ')
-    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be read|not valid JSON") as caught:
         load_tokenizer(tmp_path)
     assert str(tmp_path) in str(caught.value)
 

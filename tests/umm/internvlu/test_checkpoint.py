@@ -245,7 +245,7 @@ def settings(file: str, edit: Callable[[dict], object]) -> Callable[[Path], None
             "adds up to 6, not 16",
         ),
         (settings("generation_decoder/config.json", lambda s: s.update(vlm_select_layer=[-1])), "vlm_select_layer"),
-        (settings("generation_decoder/config.json", lambda s: s.update(vlm_select_layer=[-1, -9])), "beyond"),
+        (settings("generation_decoder/config.json", lambda s: s.update(vlm_select_layer=[-1, -9])), "from -4 to 3"),
         (
             settings("processor/processor_config.json", lambda s: s["image_processor_kwargs"].update(image_mean=[0.5])),
             "three numbers",

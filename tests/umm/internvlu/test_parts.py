@@ -181,7 +181,7 @@ def test_released_names_and_shapes(root: Path) -> None:
         for name, shape in keys[part].items()
     }
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    config = read_config(shapes, "keys_full.json", root / "nowhere")
+    config = read_config(shapes, "keys_full.json", root / "nowhere", root / "nowhere")
     assert config == InternVLUConfig()
     expected = InternVLUNetwork(config, range(10), device="meta").state_dict()
     ours = {name: tuple(tensor.shape) for name, tensor in expected.items()}
