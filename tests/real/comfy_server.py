@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -26,11 +25,7 @@ from tests.real.socket_client import WebSocket
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = REPOSITORY / "workflows"
 PROMPTS = sorted((WORKFLOWS / "api").glob("*.json"))
-SETTINGS = {  # no tour, no map over the graph, and text at every zoom
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Minimap.Visible": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
-}
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}  # no tour, no map over the graph
 PATIENCE = 300.0  # seconds without a message, and until the server answers
 
 Prompt = dict[str, dict[str, Any]]
@@ -95,7 +90,6 @@ class ComfyServer:
         (base / "custom_nodes" / "g2tr").symlink_to(REPOSITORY, target_is_directory=True)
         (base / "custom_nodes" / "g2tr_probe").symlink_to(Path(__file__).parent / "probe", target_is_directory=True)
         (base / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
-        shutil.copy(tree / "input" / "example.png", base / "input")
         options = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         options += ["--port", str(port), "--base-directory", str(base), "--output-directory", str(base / "out")]
         options += ["--temp-directory", str(base), "--user-directory", str(base / "user")]

@@ -28,7 +28,7 @@ def changed(prompt: Prompt, kind: str, **inputs: Any) -> Prompt:
 
 def on(checkpoint: str, prompt: Prompt) -> Prompt:
     """The same with another model."""
-    return changed(prompt, "G2TRLoadModel", checkpoint=checkpoint)
+    return changed(prompt, "G2TRLoadModel", checkpoint=checkpoint, vae="beside the model")
 
 
 def small_edit(checkpoint: str = BAGEL) -> Prompt:

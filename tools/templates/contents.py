@@ -1,0 +1,195 @@
+"""The templates: their nodes and links. What their notes say is in `texts/`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.pack import module
+
+from .graphs import Column, Link, Node
+from .notes import named, needed
+
+SIDE = 350  # width of the columns that hold what a graph begins with
+PHOTO = "coffee (photo)"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template by its file's name, which is its title in the editor.
+
+    Args:
+        name: of the file.
+        columns: the graph.
+        real: the demo model cannot do it; the loader names real weights.
+    """
+
+    name: str
+    columns: Sequence[Column]
+    real: bool = False
+
+
+def templates() -> Iterator[Template]:
+    """All of them."""
+    yield _ask()
+    yield _compare()
+    yield _edit()
+    yield _internvlu()
+    yield _protect()
+    yield _one_reading()
+    yield _several()
+    yield _text_to_image()
+    yield _thinking()
+
+
+# -- parts that several have
+
+
+def _bagel() -> Any:
+    return module("g2tr_core.umm.registry").models()[0]
+
+
+def _load(known: Any | None = None, checkpoint: str | None = None) -> Node:
+    """The loader: with the demo model, or with a model's real weights."""
+    if known is None:
+        return Node("G2TRLoadModel", 140, models=needed(_bagel()))
+    real = {"checkpoint": checkpoint, "vae": named(known, known.autoencoder)}
+    return Node("G2TRLoadModel", 140, real, models=needed(known))
+
+
+def _scene(name: str, height: int = 320) -> Node:
+    return Node("G2TRSampleScene", height, {"scene": name})
+
+
+def _reduction(ratio: float = 0.5, height: int = 270, **inputs: Any) -> Node:
+    """A small picture has few tokens, so nothing but the ratio says how many stay."""
+    return Node("G2TRReduction", height, {"keep_ratio": ratio, "min_tokens": 1, **inputs})
+
+
+def _read(purpose: str, images: Sequence[str] = ("scene",), height: int = 230, **inputs: Any) -> Node:
+    pictures = {f"images.image{place}": Link(name, "image") for place, name in enumerate(images, 1)}
+    links = {"model": Link("model", "model"), "reduction": Link("reduction", "reduction"), **pictures}
+    return Node("G2TRRead", height, {**links, "purpose": purpose, **inputs})
+
+
+def _start(model: Node, scene: str) -> Column:
+    return Column(SIDE, {"model": model, "scene": _scene(scene), "reduction": _reduction()})
+
+
+def _ask_node(question: str, height: int = 420) -> Node:
+    return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question}, then="fixed")
+
+
+def _edit_node(instruction: str, height: int = 620, **inputs: Any) -> Node:
+    return Node("G2TREdit", height, {"reading": Link("read", "reading"), "instruction": instruction, **inputs})
+
+
+def _token_map(height: int = 440) -> Node:
+    return Node("G2TRTokenMap", height, {"reading": Link("read", "reading")})
+
+
+def _save(source: str, prefix: str, height: int = 320) -> Node:
+    return Node("SaveImage", height, {"images": Link(source, "image"), "filename_prefix": f"G2TR/{prefix}"})
+
+
+# -- on the demo model
+
+
+def _ask() -> Template:
+    middle = Column(SIDE, {"read": _read("answer"), "map": _token_map()})
+    last = Column(400, {"ask": _ask_node("What color is the largest object?")})
+    return Template("Ask about a picture", [_start(_load(), "scene-1"), middle, last])
+
+
+def _compare() -> Template:
+    asked = {
+        "model": Link("model", "model"),
+        "images.image1": Link("scene", "image"),
+        "reduction": Link("reduction", "reduction"),
+        "prompt": "How many stars are there?",
+        "ratios": "1.0, 0.5, 0.25, 0.1",
+    }
+    middle = Column(440, {"compare": Node("G2TRCompare", 700, asked)})
+    last = Column(480, {"sheet": Node("PreviewImage", 700, {"images": Link("compare", "sheet")})})
+    return Template("Compare ratios with token maps", [_start(_load(), "scene-6"), middle, last])
+
+
+def _edit() -> Template:
+    middle = Column(400, {"read": _read("edit"), "edit": _edit_node("Make the background navy.")})
+    shown = {
+        "save": _save("edit", "edit"),
+        "report": Node("G2TRReport", 240, {"report": Link("edit", "report")}),
+        "plot": Node("PreviewImage", 260, {"images": Link("report", "plot")}),
+    }
+    return Template("Edit a picture", [_start(_load(), "scene-1"), middle, Column(460, shown)])
+
+
+def _protect() -> Template:
+    first = {
+        "model": _load(),
+        "scene": _scene("scene-1"),
+        "colour": Node("ImageColorToMask", 82, {"image": Link("scene", "image"), "color": 0xE61C1C}),
+        "grown": Node("GrowMask", 90, {"mask": Link("colour", "MASK"), "expand": 12, "tapered_corners": True}),
+    }
+    second = {
+        "reduction": _reduction(0.25, protect=Link("grown", "MASK")),
+        "read": _read("edit"),
+        "map": _token_map(400),
+    }
+    third = {"edit": _edit_node("Make the red ring green."), "save": _save("edit", "protected")}
+    columns = [Column(SIDE, first), Column(SIDE, second), Column(400, third)]
+    return Template("Edit with a protect mask", columns)
+
+
+def _one_reading() -> Template:
+    middle = {"read": _read("answer"), "first": _ask_node("What digit is blue?"), "save": _save("edit", "many", 260)}
+    last = {"second": _ask_node("What color is the ring?"), "edit": _edit_node("Make the 7 red.")}
+    columns = [_start(_load(), "scene-2"), Column(400, middle), Column(400, last)]
+    return Template("One reading, many prompts", columns)
+
+
+def _text_to_image() -> Template:
+    words = "A red circle at the top left and a green 7 at the center on a navy background."
+    made = Node("G2TRImagine", 420, {"model": Link("model", "model"), "prompt": words})
+    columns = [
+        Column(400, {"model": _load(), "imagine": made}),
+        Column(460, {"save": _save("imagine", "imagine", 560)}),
+    ]
+    return Template("Text to image", columns)
+
+
+# -- on real weights
+
+
+def _several() -> Template:
+    bagel = _bagel()
+    first = {
+        "model": _load(bagel, named(bagel, bagel.download.files[0])),
+        "pattern": _scene("scene-1"),
+        "cup": _scene(PHOTO),
+    }
+    second = {"reduction": _reduction(), "read": _read("edit", ("pattern", "cup"), 250)}
+    words = "Print the pattern of the first image on the cup in the second image."
+    third = {"edit": _edit_node(words), "save": _save("edit", "references")}
+    columns = [Column(SIDE, first), Column(SIDE, second), Column(400, third)]
+    return Template("Several references", columns, real=True)
+
+
+def _thinking() -> Template:
+    bagel = _bagel()
+    start = _start(_load(bagel, named(bagel, bagel.download.files[0])), PHOTO)
+    plan = Node("PreviewAny", 260, {"source": Link("edit", "thinking")})
+    middle = Column(SIDE, {"read": _read("edit", think=True), "plan": plan})
+    words = "Show what this cup looks like after someone has drunk half of the coffee."
+    last = Column(400, {"edit": _edit_node(words, think=True), "save": _save("edit", "thinking")})
+    return Template("Thinking edit", [start, middle, last], real=True)
+
+
+def _internvlu() -> Template:
+    known = module("g2tr_core.umm.registry").models()[1]
+    start = _start(_load(known, known.download.folder), PHOTO)
+    middle = Column(SIDE, {"read": _read("edit"), "map": _token_map()})
+    words = "Replace the coffee with green tea."
+    last = Column(400, {"edit": _edit_node(words), "save": _save("edit", "internvlu")})
+    return Template(f"Edit with {known.name}", [start, middle, last], real=True)
