@@ -41,6 +41,20 @@ def is_number(value: object) -> bool:
     return True
 
 
+def kind(field: str, value: object, wanted: type, *, or_none: bool = False) -> None:
+    """Refuse anything but a value of a class; with `or_none`, None is one too."""
+    if not isinstance(value, wanted) and not (or_none and value is None):
+        what = f"needs a value of type {wanted.__name__}, got {type(value).__name__}"
+        raise SettingsError(what, where=field, fix=f"Pass a {wanted.__name__}{', or leave it out' if or_none else ''}")
+
+
+def function(field: str, value: object) -> None:
+    """Refuse anything but a function or None."""
+    if value is not None and not callable(value):
+        what = f"a value of type {type(value).__name__} cannot be called"
+        raise SettingsError(what, where=field, fix="Pass a function, or leave it out")
+
+
 def one_of(field: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of the choices."""
     if not isinstance(value, str) or value not in choices:

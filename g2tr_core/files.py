@@ -29,7 +29,7 @@ def path_of(value: object, field: str, kind: type[G2TRError] = SettingsError) ->
     """
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(text, str) or not text:
-        what = "the path is empty" if text == "" else f"a value of type {type(value).__name__} is not a path"
+        what = "the path is empty" if isinstance(text, str) else f"a value of type {type(value).__name__} is not a path"
         raise kind(what, where=field, fix="Give the path of a file or folder")
     try:
         path = Path(text).expanduser()

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from . import checks
 from .errors import G2TRError, OutOfMemoryError
 from .report.timing import Stopwatch
 
@@ -38,6 +39,7 @@ class Run:
     def __init__(self, device: torch.device, progress: Progress | None = None) -> None:
         self.device, self._progress = device, progress
         self._stopwatch = Stopwatch(device)
+        checks.function("progress", progress)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time a block of code; stages of one name add up."""
@@ -80,5 +82,7 @@ def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
     if not torch.isfinite(values).all():
         raise G2TRError(
             f"the {what} came out as not-a-number in {dtype}",
-            fix="Load the model in bf16 or fp32; if it happens there too, the weights are damaged",
+            fix="Choose bf16 or fp32, which hold larger numbers"
+            if dtype == torch.float16
+            else "The weights are damaged: download their files again",
         )

@@ -59,8 +59,14 @@ class LoadConfig:
         _check_dtype("dtype", self.dtype, COMPUTE_DTYPES)
         _check_dtype("weight_dtype", self.weight_dtype, (None, *COMPUTE_DTYPES, *FLOAT8))
         _check_dtype("vae_dtype", self.vae_dtype, (None, *COMPUTE_DTYPES))
+        for name in ("operations", "quantised_operations"):
+            given = getattr(self, name)
+            if given is not None and not hasattr(given, "Linear"):
+                raise SettingsError(
+                    f"{shown(given)} has no layers", where=name, fix="Pass a namespace such as torch.nn"
+                )
         for device in (self.device, self.device if self.convert_on is None else self.convert_on):
-            check_device(device, {self.dtype, self.weight_dtype or self.dtype})
+            check_device(device, {self.dtype, self.weight_dtype or self.dtype}, runs=False)
 
     @property
     def home(self) -> torch.device:
@@ -114,7 +120,7 @@ def load_network(
     check_tensors(stored, build(device="meta").state_dict(), model=model, fix=fix)
     kept_as = {name: config.of(name, tensor) for name, tensor in stored.items()}
     quantised = next((stored[name].operations for name, dtype in kept_as.items() if dtype is None), None)
-    check_device(config.device, {dtype or stored[name].torch_dtype for name, dtype in kept_as.items()})
+    check_device(config.device, {dtype or stored[name].torch_dtype for name, dtype in kept_as.items()}, runs=False)
     operations, device = config.operations, torch.device("meta")
     if quantised is not None and config.quantised_operations is not None:
         # ComfyUI's quantised layers bring weights to where they were built. They are built without their weights.

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, SettingsError, shown
+from ..errors import LONGEST_PART, CheckpointError, SettingsError, shown
 from ..files import entries, is_regular, open_regular
 from ..nn.operations import FLOAT8, Operations
 from .diagnosis import GET_FILE, PICKLES, diagnose
@@ -242,7 +242,7 @@ def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, Ten
 
 def files_of(stored: Mapping[str, StoredTensor]) -> str:
     """The files that tensors come from, for messages."""
-    return ", ".join(sorted({str(tensor.file.path) for tensor in stored.values()}))
+    return shown(", ".join(sorted({str(tensor.file.path) for tensor in stored.values()})), LONGEST_PART)
 
 
 def metadata_of(stored: Mapping[str, StoredTensor]) -> dict[str, str]:
@@ -301,24 +301,33 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype]) -> torch.device:
-    """A device that exists and can hold tensors of these types.
+def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype], *, runs: bool = True) -> torch.device:
+    """A device that exists and can hold tensors of these types, and where something `runs`, compute.
 
     Raises:
         SettingsError: it does not or cannot.
     """
     try:
         checked = torch.device(device)
-        for dtype in dtypes:
+        for dtype in (torch.uint8, *dtypes):
             torch.empty(1, dtype=dtype, device=checked)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
-        usable = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        raise SettingsError(
-            f"{device!s} cannot be used here ({str(error).splitlines()[0]})",
-            where="device",
-            fix=f"Use one of {', '.join(usable)}, or install a torch build for your GPU",
-        ) from error
+        reason = "nothing is computed there" if runs and checked.type == "meta" else ""
+    except Exception as error:  # each of torch's backends has its own way to say that it is not there
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise _unusable(device, reason) from error
+    if reason:
+        raise _unusable(device, reason)
     return checked
+
+
+def _unusable(device: object, reason: str) -> SettingsError:
+    usable = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    usable += ["mps"] if torch.backends.mps.is_available() else []
+    return SettingsError(
+        f"{shown(str(device) if isinstance(device, torch.device) else device)} cannot be used here ({shown(reason)})",
+        where="device",
+        fix=f"Use one of {', '.join(usable)}, or install a torch build for your GPU",
+    )
 
 
 def converter(device: torch.device) -> torch.device:

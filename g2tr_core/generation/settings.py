@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ..checks import flag, number, one_of, seed, whole
+from ..checks import flag, kind, number, one_of, seed, whole
 from ..errors import SettingsError
 
 Renorm = Literal["global", "channel", "text_channel"]
@@ -108,7 +108,6 @@ class Sampling:
     def __post_init__(self) -> None:
         whole("steps", self.steps, low=1, high=1000)
         number("timestep_shift", self.timestep_shift, low=0.01, high=100.0)
-        if not isinstance(self.guidance, Guidance):
-            raise SettingsError(f"{self.guidance!r} is no Guidance", where="guidance", fix="Pass Guidance(...)")
+        kind("guidance", self.guidance, Guidance)
         seed(self.seed)
         flag("batch_guidance", self.batch_guidance)

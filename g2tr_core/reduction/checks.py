@@ -12,28 +12,43 @@ import torch
 from torch import Tensor
 
 from ..checks import LARGEST_COUNT, whole
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_tokens(name: str, tokens: object, grid_name: str, grid: object) -> None:
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Refuses anything but a tensor whose values lie in memory one by one: no list or array, not sparse, not nested.
+
+    Raises:
+        SettingsError: with `name` as the place.
+    """
+    if not isinstance(tensor, Tensor) or tensor.is_nested or tensor.layout != torch.strided:
+        found = f"a {tensor.layout} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise SettingsError(f"must be a dense tensor, got {found}", where=name, fix="Convert it to a torch.Tensor")
+
+
+def check_tokens(name: str, tokens: Tensor, grid_name: str, grid: object) -> None:
     """Refuses anything but `tokens` [h·w, channels] in fp32, bf16 or fp16 that lie on the `grid` (h, w).
 
     Raises:
         SettingsError: with `name` or `grid_name` as the place, whichever is at fault.
     """
-    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.shape[1] == 0:
-        got = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+    check_dense(name, tokens)
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
         raise SettingsError(
-            f"must be a tensor of shape [tokens, channels], got {got}", where=name, fix="Pass the tokens of one picture"
+            f"must be a tensor of shape [tokens, channels], got {tuple(tokens.shape)}",
+            where=name,
+            fix="Pass the tokens of one picture",
         )
     if tokens.dtype not in FEATURE_DTYPES:
         raise SettingsError(
             f"must be float32, bfloat16 or float16, got {tokens.dtype}", where=name, fix="Convert it with .float()"
         )
     if not isinstance(grid, Sequence) or len(grid) != 2:
-        raise SettingsError(f"must be (rows, columns), got {grid!r}", where=grid_name, fix="Give two whole numbers")
+        raise SettingsError(
+            f"must be (rows, columns), got {shown(grid)}", where=grid_name, fix="Give two whole numbers"
+        )
     for side in grid:
         whole(grid_name, side, low=1, high=LARGEST_COUNT)
     if grid[0] * grid[1] != len(tokens):

@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..checks import kind
 from ..errors import SettingsError
 from .anchors import cell_of_each_token, consistency_scores
-from .checks import check_tokens
+from .checks import check_dense, check_tokens
 from .contract import AfterEncoder, Candidates
 from .merging import merge_tokens, nearest_kept
 from .methods import method
@@ -80,6 +81,7 @@ def reduce(
         SettingsError: the shape, dtype or device of an argument does not fit, or the method needs one that is missing,
             with its name; or the method works in the decoder.
     """
+    kind("settings", settings, Reduction)
     chosen = method(settings.method)
     if not isinstance(chosen, AfterEncoder):
         raise SettingsError(
@@ -146,6 +148,7 @@ def _check_anchors(anchors: Tensor, anchor_grid: tuple[int, int], features: Tens
 
 def _check_fit(name: str, values: Tensor, features: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
     """Refuse anything but real values of one of the shapes, where the features are."""
+    check_dense(name, values)
     if values.shape not in shapes or values.is_complex():
         wanted = " or ".join("×".join(map(str, shape)) for shape in shapes)
         raise SettingsError(

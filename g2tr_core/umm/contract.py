@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .. import checks
@@ -26,6 +25,7 @@ from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
+from ..reduction.checks import check_dense
 from ..report import Change, DecoderCost, PrefilledBlock, Report
 from ..run import Progress, Run, check_finite, inference
 from .memory_estimate import MemoryEstimate
@@ -176,7 +176,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         """
         run = Run(self.device)
         items: list[Item] = []
-        for entry in [inputs] if isinstance(inputs, (str, Path, Image.Image, Tensor)) else inputs:
+        for entry in [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else inputs:
             if isinstance(entry, str):
                 self.check_text("inputs", entry)
                 items.append(entry)
@@ -214,6 +214,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         """
         checks.one_of("purpose", purpose, ("answer", "edit"))
         self.check_thinking(purpose, think)
+        checks.kind("reduction", reduction, Reduction, or_none=True)
         encoded = inputs if isinstance(inputs, EncodedInputs) else self.encode(inputs)
         run = Run(self.device, progress)
         reduction = reduction or Reduction(keep_ratio=1.0)
@@ -258,6 +259,8 @@ class UnifiedModel(ABC, Generic[R, C]):
         """
         self.check_text("question", question)
         self.check_thinking("answer", think)
+        checks.kind("reading", reading, Reading)
+        checks.kind("decoding", decoding, Decoding, or_none=True)
         run = Run(self.device, progress)
         written = self.write(reading, question, decoding or Decoding(), think, run)
         return Answer(written.text, written.thinking, self.report(reading, written.blocks, run, written.visual_tokens))
@@ -419,6 +422,7 @@ class UnifiedModel(ABC, Generic[R, C]):
 
     def check_thinking(self, purpose: Purpose, think: bool) -> None:
         """Refuse to think where the model was not trained to."""
+        checks.flag("think", think)
         if think and purpose not in self.facts.thinks_before:
             raise SettingsError(
                 f"{self.facts.name} does not reason before an {purpose}",
@@ -441,7 +445,12 @@ class UnifiedModel(ABC, Generic[R, C]):
     ) -> list[GeneratedImage]:
         """Every image goes this way: condition, denoise, decode."""
         self.check_text("instruction" if task == "edit" else "prompt", text)
-        size = checks.size("size", size or reading.size or self.default_size)
+        checks.kind("reading", reading, Reading)
+        checks.kind("sampling", sampling, Sampling, or_none=True)
+        checks.kind("think", think, Decoding, or_none=True)
+        if noise is not None:
+            check_dense("noise", noise)
+        size = checks.size("size", reading.size or self.default_size if size is None else size)
         grid, run = self.latent_grid(size), Run(self.device, progress)
         sampling = sampling or self.default_sampling(task, think=think is not None)
         start = self._start(noise, [sampling.seed] if seeds is None else seeds, grid).to(self.device)

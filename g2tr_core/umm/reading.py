@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..nn.kv_cache import KVCache
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
+from ..reduction.checks import check_dense
 from ..reduction.masks import protected_tokens
 from ..report import Change, Report
 from ..run import Run
@@ -229,6 +230,12 @@ def token_priority(encoding: EncodedInputs, priority: Sequence[Tensor | None] | 
         SettingsError: there is not one mask a picture, or a mask means nothing.
     """
     masks = [None] * len(encoding.pictures) if priority is None else priority
+    if not isinstance(masks, (list, tuple)):
+        what = f"a value of type {type(masks).__name__} is no list of masks"
+        raise SettingsError(what, where="priority", fix="Give one mask a picture, or None for a picture")
+    for mask in masks:
+        if mask is not None:
+            check_dense("priority", mask)
     if len(masks) != len(encoding.pictures):
         what = f"{len(masks)} masks for {len(encoding.pictures)} pictures"
         raise SettingsError(what, where="priority", fix="Give one a picture")

@@ -119,7 +119,7 @@ def test_types_are_converted_where_that_is_asked_for(file: Path, monkeypatch: py
         return read(self, CPU, stays=stays)
 
     monkeypatch.setattr(StoredTensor, "raw", raw)
-    monkeypatch.setattr("g2tr_core.checkpoints.load_config.check_device", lambda *_: None)
+    monkeypatch.setattr("g2tr_core.checkpoints.load_config.check_device", lambda *_, **__: None)
     tensors, config = stored_tensors(file), LoadConfig(dtype=torch.bfloat16, convert_on="cuda:1")
     loaded = {name: config.load(tensor, torch.bfloat16) for name, tensor in tensors.items()}
     assert moved == [("a.weight", torch.device("cuda:1")), ("a.bias", CPU)], "the stored type goes straight home"
@@ -315,8 +315,16 @@ def test_names_the_line_of_malformed_json(tmp_path: Path, content: bytes, told: 
         read_json(path)
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x"])
-def test_names_devices_that_exist(device: str) -> None:
-    with pytest.raises(SettingsError, match=r"device: .* cannot be used here .* Use one of cpu"):
-        check_device(device, [torch.float32])
+NO_DEVICES = [
+    *("nonsense", "cuda:99", "cpu:x", "meta", "hpu", "privateuseone", "mkldnn", "", None, "\x1b[2J" * 99),
+    pytest.param(10**5000, id="a long number"),
+]
+
+
+@pytest.mark.parametrize("device", NO_DEVICES)
+def test_names_devices_that_exist(device: Any) -> None:
+    for dtypes in ([torch.float32], []):
+        with pytest.raises(SettingsError, match=r"device: .* cannot be used here .* Use one of cpu") as caught:
+            check_device(device, dtypes)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     assert check_device("cpu", [torch.float8_e4m3fn]) == CPU

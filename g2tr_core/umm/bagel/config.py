@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ... import checks
 from ...checkpoints.sizes import Settings, Shapes, say_what_was_assumed
 from ...checkpoints.stored import read_text
 from ...errors import CheckpointError, SettingsError
@@ -62,6 +63,10 @@ class ResizeRule:
     min_side: int
     stride: int
     max_pixels: int = 14 * 14 * 9 * 1024
+
+    def __post_init__(self) -> None:
+        for name, pixels in vars(self).items():
+            checks.whole(name, pixels, low=1, high=checks.LARGEST_COUNT)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ def read_config(
         CheckpointError: a tensor that tells a size is missing, or a configuration file is damaged or disagrees.
         SettingsError: a resize rule does not fit the network.
     """
+    for name, rule in (("vae_resize", vae_resize), ("vit_resize", vit_resize)):
+        checks.kind(name, rule, ResizeRule, or_none=True)
     config = _from_shapes(Shapes(shapes, where))
     is_released = all(getattr(config, name) == getattr(RELEASED, name) for name in TELL_THE_RELEASE)
     llm, vit = (

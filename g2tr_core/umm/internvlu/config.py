@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from ... import checks
 from ...checkpoints.sizes import CORRECT, Settings, Shapes, say_what_was_assumed
 from ...errors import CheckpointError, SettingsError
 from ...nn.sizes import DecoderSizes
+from .facts import LARGEST_SIDE
 
 KeptPositions = Literal["grid", "text"]
 T = TypeVar("T", int, float)
-LARGEST_SIDE = 8192  # of a picture that the autoencoder is given, in pixels
+
 LLM = "vlm.language_model.model."
 VIT = "vlm.vision_model."
 DIT = "generation_decoder.decoder."
@@ -35,6 +37,10 @@ class AreaRule:
     max_pixels: int = 1024 * 1024
     max_side: int = 1024
     stride: int = 16
+
+    def __post_init__(self) -> None:
+        for name, pixels in vars(self).items():
+            checks.whole(name, pixels, low=1, high=checks.LARGEST_COUNT)
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ def read_config(
         SettingsError: the resize rule means nothing.
     """
 
+    checks.kind("vae_resize", vae_resize, AreaRule, or_none=True)
     stored = Shapes(shapes, where)
     size = stored.size
     head_dim = size(f"{LLM}layers.0.self_attn.q_norm.weight")
