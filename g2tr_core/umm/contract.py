@@ -115,7 +115,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         **options: object,
     ) -> Self:
         """Load a released folder or a single-file repack; see `umm.load`."""
-        device = check_device(device, ())
+        device = check_device(device, (), runs=weights_device is None)
         parts = cls.load_parts(path, device=device if weights_device is None else weights_device, **options)
         return cls.of(parts, device)
 
