@@ -51,7 +51,11 @@ STRIP = 256  # rows of a picture that are converted at a time
 
 # The first kind that fits says what is wrong and what helps. Pillow's decoders raise nearly anything on a damaged file.
 READ_FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
-    (UnidentifiedImageError, "this is empty or not a picture", "Give a PNG, JPEG, WebP, GIF, BMP or TIFF file"),
+    (
+        UnidentifiedImageError,
+        "this is empty or not a picture of a kind that is read",
+        "Give a PNG, JPEG, WebP, GIF, BMP or TIFF file",
+    ),
     (
         (Image.DecompressionBombError, Image.DecompressionBombWarning),
         "this picture has too many pixels to open safely, {error!r}",

@@ -1,8 +1,9 @@
 """ComfyUI's model folders, and which of their files the loader offers, by the names that workflows keep.
 
-In the pack's own folder everything is offered. In ComfyUI's usual folders, where all kinds of models lie, only what the
-core knows by a file's header. A file of a released folder stands for the whole folder; where the network is one file,
-the folder goes by that file's name, for ComfyUI's notice of missing models compares names of files.
+In the pack's own folder, and in models/bagel, everything is offered. In ComfyUI's usual folders, where all kinds of
+models lie, only what the core knows by a file's header. A file of a released folder stands for the whole folder; where
+the network is one file, the folder goes by that file's name, for ComfyUI's notice of missing models compares names of
+files.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import folder_paths
 from ...g2tr_core import umm
 from ...g2tr_core.embedded import DEMOS
 from ...g2tr_core.errors import CheckpointError
+from ...g2tr_core.files import is_regular
 from ...g2tr_core.umm.registry import models
 from ..facts import tip
 
 MODEL_FOLDER = "unified_models"
+OTHER_FOLDERS = ("bagel",)  # of models/: where other packs for the same models keep the same files
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")
 BESIDE = "beside the model"
 
@@ -26,8 +29,9 @@ Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of every file
 
 
 def register_folder() -> None:
-    """Make the pack's model folder known, behind those that extra_model_paths.yaml names for it."""
-    folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
+    """Make the pack's model folders known, behind those that extra_model_paths.yaml names for it."""
+    for folder in (MODEL_FOLDER, *OTHER_FOLDERS):
+        folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / folder))
 
 
 def checkpoints() -> dict[str, Path]:
@@ -93,7 +97,7 @@ def _files(key: str) -> dict[str, Path]:
     """The safetensors files of one of ComfyUI's model folders and their relative names, with / on every system."""
     names = [name for name in folder_paths.get_filename_list(key) if name.lower().endswith(".safetensors")]
     paths = {PurePath(name).as_posix(): folder_paths.get_full_path(key, name) for name in names}
-    return {name: Path(path) for name, path in paths.items() if path is not None}
+    return {name: Path(path) for name, path in paths.items() if path is not None and is_regular(Path(path))}
 
 
 def _released(name: str, path: Path) -> tuple[str, Path] | None:

@@ -14,6 +14,7 @@ from g2tr_core.embedded import INTERNVLU
 from tests.goldens import BAGEL_TINY
 from tests.nodes.graph import QUICK, SHORT, edit, read, run
 from tests.pack import error, module, nodes
+from tests.special_files import SPECIAL, special
 
 
 @pytest.fixture
@@ -221,6 +222,40 @@ def test_the_list_of_models(models: Path) -> None:
     assert autoencoders == ["InternVL-U/vae/diffusion_pytorch_model.safetensors", "sub/small/ae.safetensors"]
     offered = ("sub/small/ema.safetensors", "checkpoints/BAGEL/ema.safetensors", "InternVL-U")
     assert by_folder == [places[name] for name in offered], "as workflows had them before"
+
+
+def test_the_folder_of_other_packs_is_looked_into(models: Path) -> None:
+    """models/bagel is where those for the same weights keep them."""
+    shutil.copytree(BAGEL_TINY, models / "bagel" / "BAGEL-7B-MoT")
+    files = module("nodes.host.files")
+    try:
+        assert files.checkpoint_path("BAGEL-7B-MoT") == models / "bagel" / "BAGEL-7B-MoT"
+    finally:
+        shutil.rmtree(models / "bagel")
+
+
+@pytest.mark.parametrize("kind", SPECIAL[:-1])
+def test_what_is_no_file_is_not_listed(models: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """ComfyUI lists broken links too, and to open a pipe would wait for ever."""
+    import folder_paths
+
+    for key in ("unified_models", "diffusion_models", "vae"):
+        folder = models / key / "special"
+        folder.mkdir()
+        special(folder / "x.safetensors", kind)
+    monkeypatch.setattr(
+        folder_paths,
+        "get_filename_list",
+        lambda key: [str(path.relative_to(models / key)) for path in (models / key).rglob("*.safetensors")],
+    )
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda key, name: str(models / key / name))
+    files = module("nodes.host.files")
+    try:
+        listed = [*files.checkpoints(), *files.autoencoders()]
+        assert "InternVL-U" in listed and not [name for name in listed if "special" in name]
+    finally:
+        for key in ("unified_models", "diffusion_models", "vae"):
+            shutil.rmtree(models / key / "special")
 
 
 @pytest.mark.parametrize(("name", "file"), [("sub/small", "extra.txt"), ("InternVL-U", "vlm/extra.txt")])
