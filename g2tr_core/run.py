@@ -60,6 +60,10 @@ class Run:
         if self._progress is not None:
             self._progress(stage, done, total, preview)
 
+    def tell_prefill(self, done: int, total: int) -> None:
+        """Say how many layers of a long prefill are done."""
+        self.tell("prefill", done, total)
+
 
 def inference(function: F) -> F:
     """Run without gradients, and turn running out of memory into advice."""
@@ -77,12 +81,51 @@ def inference(function: F) -> F:
     return cast(F, wrapped)
 
 
+def not_a_number(what: str, dtype: torch.dtype, when: str = "") -> G2TRError:
+    """What to raise where a result is not made of numbers: an error helps, a black picture does not."""
+    return G2TRError(
+        f"the {what} came out as not-a-number in {str(dtype).removeprefix('torch.')}{when}",
+        fix="Choose bf16 or fp32, which hold larger numbers"
+        if dtype == torch.float16
+        else "The weights are damaged: download their files again",
+    )
+
+
 def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Raise G2TRError if a result is not made of numbers: an error helps, a black picture does not."""
+    """Raise G2TRError if a result is not made of numbers."""
     if not torch.isfinite(values).all():
-        raise G2TRError(
-            f"the {what} came out as not-a-number in {dtype}",
-            fix="Choose bf16 or fp32, which hold larger numbers"
-            if dtype == torch.float16
-            else "The weights are damaged: download their files again",
-        )
+        raise not_a_number(what, dtype)
+
+
+class FiniteWatch:
+    """Looks for values that are no numbers on the way through a loop, without making the host wait for the device.
+
+    Each look at a tensor is answered a step later, when the device has come that far anyway.
+
+    Args:
+        what: for the message.
+        dtype: that the network computes in, likewise.
+    """
+
+    def __init__(self, what: str, dtype: torch.dtype) -> None:
+        self._what, self._dtype = what, dtype
+        self._asked: tuple[Tensor, torch.cuda.Event | None, int] | None = None
+
+    def look(self, values: Tensor, step: int) -> None:
+        """Raise G2TRError if what the step before left was no number; ask about these values."""
+        self.finish()
+        finite, event = values.isfinite().all().to("cpu", non_blocking=True), None
+        if values.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self._asked = finite, event, step
+
+    def finish(self) -> None:
+        """Raise G2TRError if what was asked about last was no number."""
+        if self._asked is None:
+            return
+        finite, event, step = self._asked
+        if event is not None:
+            event.synchronize()
+        if not finite:
+            raise not_a_number(self._what, self._dtype, f" at step {step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..errors import CheckpointError
 from ..files import entries, open_regular
 from .stored import read_json
 
+_ENCODING = threading.Lock()  # a tokenizer keeps whether it splits special tokens, and threads share it
 FILES = "tokenizer_config.json, and either tokenizer.json or vocab.json with merges.txt"
 READ_THERE = (
     "tokenizer.json",
@@ -48,8 +50,7 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
         what: whose files are wanted, for messages: "the tokenizer files of BAGEL-7B-MoT".
 
     Returns:
-        A transformers tokenizer, and its folder; `encode(text, add_special_tokens=False)` is what models were trained
-        with.
+        A transformers tokenizer, and its folder.
 
     Raises:
         CheckpointError: files are missing or damaged.
@@ -74,6 +75,20 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
         raise CheckpointError(
             f"the tokenizer cannot be read ({reason})", where=str(home), fix=f"Download its files again: {FILES}"
         ) from error
+
+
+def encode(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:
+    """A text as token ids, without any that the tokenizer would add.
+
+    Args:
+        tokenizer: what `load_tokenizer` returned.
+        text: any.
+        special_tokens: whether words such as `<|im_end|>` in it mean what they mean to the model. In what people write
+            they are words: a caption or a file name must not end a turn.
+    """
+    with _ENCODING:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special_tokens)
+    return ids
 
 
 def token_ids(tokenizer: Any, tokens: Sequence[str], home: Path, what: str) -> list[int]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from ..run import Run, check_finite
+from ..run import Run, not_a_number
 from .settings import Decoding
+
+NOT_A_NUMBER = -1  # stands for a token
 
 
 def decode(
@@ -32,11 +34,12 @@ def decode(
     """
     # On the CPU, so that a seed means the same on every machine.
     generator = torch.Generator("cpu").manual_seed(decoding.seed)
-    check_finite(logits, "text", logits.dtype)
     ids: list[int] = []
     while True:
         token = choose(logits, decoding, generator)
         chosen = int(token)
+        if chosen == NOT_A_NUMBER:
+            raise not_a_number("text", logits.dtype, f" at token {len(ids) + 1}")
         if chosen in ends:
             return ids
         ids.append(chosen)
@@ -47,7 +50,12 @@ def decode(
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
-    """The next token: logits [V] -> id [1] on the same device."""
+    """The next token: logits [V] -> id [1] on the same device, or `NOT_A_NUMBER` where some logit is none."""
+    # Part of the id, which the host waits for anyway.
+    return torch.where(logits.isfinite().all(), _chosen(logits, decoding, generator), NOT_A_NUMBER)
+
+
+def _chosen(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
     if decoding.temperature == 0.0:
         return logits.argmax(keepdim=True)
     chances, order = torch.softmax(logits.float() / decoding.temperature, dim=-1).sort(descending=True)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from ..run import Run
+from ..run import FiniteWatch, Run
 from .guidance import Rule
 from .settings import Sampling
 from .solvers import Solver
@@ -25,6 +26,9 @@ C_contra = TypeVar("C_contra", contravariant=True)
 
 class Denoiser(Protocol[C_contra]):
     """The velocity of noisy latents beside their contexts."""
+
+    compute_dtype: torch.dtype
+    """Of the network's activations."""
 
     def forward(
         self, x: Tensor, t: Tensor, context: Sequence[C_contra], options: Mapping[str, object] | None = None
@@ -121,8 +125,11 @@ def denoise(
 
     Returns:
         [B, C, H, W] fp32.
+
+    Raises:
+        G2TRError: the network's numbers overflow.
     """
-    times = solver.times.tolist()
+    times, watch = solver.times.tolist(), FiniteWatch("picture", denoiser.compute_dtype)
     on_device = solver.times.to(noise.device, non_blocking=True)
     steps, x = len(times) - 1, noise
     for step in range(steps):
@@ -133,4 +140,6 @@ def denoise(
             velocity = denoiser.forward(x, now, branches.contexts[:1])
         run.tell("denoise", step + 1, steps, (x[0] - velocity[0] * now) if run.is_watched else None)
         x = solver.step(step, x, velocity)
+        watch.look(x, step + 1)
+    watch.finish()
     return x

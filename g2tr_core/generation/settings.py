@@ -82,6 +82,16 @@ class Guidance:
         return self.text_scale > 1.0 and low < time <= high
 
 
+def noise_seed(task: Literal["edit", "imagine"], seed: int) -> int:
+    """The seed of the initial noise for a seed that a person chose.
+
+    An edit's differs from an imagined picture's: a picture that is edited with the seed that made it would otherwise
+    start from its own noise, and come out as a haloed copy of itself (reported of Qwen-Image and others). What calls
+    `edit` of a model itself gives the seed of the noise, as in the published code.
+    """
+    return seed ^ 0x9E37_79B9_7F4A_7C15 if task == "edit" else seed
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a picture is made.

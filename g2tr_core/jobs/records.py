@@ -32,7 +32,8 @@ class Job:
         protect, sacrifice: files of masks for the first of them, in order; white where they apply.
         settings: fields of `Reduction`, `Decoding`, `Sampling` and `Guidance` by name, where the model's own values are
             not wanted.
-        size: width and height of the result in pixels; None for that of the last picture, or the model's own.
+        size: width and height of the result in pixels; None for those of the last picture itself, or of the model where
+            there is none; "model" for those at which the model sees the last picture.
         think: whether the model reasons before it answers, or plans before it makes a picture.
         seed: of the sampled words or of the initial noise.
     """
@@ -43,7 +44,7 @@ class Job:
     protect: tuple[Path, ...] = ()
     sacrifice: tuple[Path, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | Literal["model"] | None = None
     think: bool = False
     seed: int = 0
 

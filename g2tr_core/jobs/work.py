@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..generation.settings import Decoding, Guidance, Sampling
+from ..generation.settings import Decoding, Guidance, Sampling, noise_seed
 from ..images import open_image, open_mask, to_tensor
 from ..reduction import Reduction
 from ..reduction.masks import check_mask_count, priority_mask
@@ -109,15 +109,19 @@ def run(
         answer = model.answer(reading, job.prompt, decoding=decoding, think=job.think, progress=progress)
         return Result(answer.text, (), answer.thinking, answer.report.after(earlier))
     sampling = _sampling(job, model.default_sampling(job.task, think=job.think))
-    if job.task == "edit":
-        made = model.edit(reading, job.prompt, sampling, size=job.size, think=plan, progress=progress)
+    size = None if job.size == "model" else job.size
+    if reading is None:
+        made = model.imagine(job.prompt, sampling, size=size, think=plan, progress=progress)
     else:
-        made = model.imagine(job.prompt, sampling, size=job.size, think=plan, progress=progress)
+        made = model.edit(reading, job.prompt, sampling, size=size, think=plan, progress=progress)
+        if job.size is None and reading.picture_size is not None:
+            made = made.scaled_to(reading.picture_size)
     return Result("", (made.image,), made.thinking, made.report.after(earlier))
 
 
 def _sampling(job: Job, defaults: Sampling) -> Sampling:
-    return replace(_changed(defaults, job), guidance=_changed(defaults.guidance, job), seed=job.seed)
+    seed = job.seed if job.task == "ask" else noise_seed(job.task, job.seed)
+    return replace(_changed(defaults, job), guidance=_changed(defaults.guidance, job), seed=seed)
 
 
 def _decoding(job: Job, defaults: Decoding) -> Decoding:

@@ -5,7 +5,8 @@ Keys come in ranges: the rows of a KV prefix, and those of the block that attend
 weigh the same: an image block sees everything (no mask), text sees its past and is causal over itself (lower-right
 alignment, which flash attention does natively). Grouped queries are expanded only where flash cannot run, because the
 memory-efficient back end, next in line, does not know them. Where neither can run (older AMD cards, Apple's), the
-plain one would write out all scores at once, gigabytes of them: there, queries take turns.
+plain one would write out all scores at once, gigabytes of them, and on the CPU a causal mask behind a prefix is written
+out: there, queries take turns.
 """
 
 from __future__ import annotations
@@ -126,11 +127,14 @@ def _attention(query: Tensor, rows: KeyValues, causal: bool) -> Tensor:
     if grouped and q.is_cuda and not can_use_flash_attention(SDPAParams(q, k, v, mask, 0.0, upper_left, True)):
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         grouped = False
+    dense = mask is not None and causal and new > 1  # what is written out here; on the CPU, torch does it too
+    masked = dense or (q.device.type == "cpu" and causal and 1 < new < seen)
     turn = max(1, SCORES // (q.shape[0] * q.shape[1] * seen))
-    masked = mask is not None and causal and new > 1  # the one case in which a dense mask is made
-    if turn < new and (masked or _writes_scores(q, k, v, mask, upper_left, grouped)):
+    if turn < new and not _writes_scores(q, k, v, mask, upper_left, grouped):
+        turn = max(1, SCORES // seen) if masked else new
+    if turn < new:
         return _in_turns(query, rows, causal, turn)
-    if mask is not None and masked:
+    if mask is not None and dense:
         unseen = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu(seen - new + 1)
         mask = mask.masked_fill(unseen, -torch.inf)
     elif mask is None and causal and 1 < new < seen:

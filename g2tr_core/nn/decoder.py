@@ -22,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kv_cache import KVCache, KVPrefix
+from .kv_cache import GROWTH, KVCache, KVPrefix
 from .operations import Operations
 from .rope import Rotary, rotary_table, rotate
 from .sizes import DecoderSizes
 
 Stream = Tensor | None  # [B, n, C], or None: no token of that kind in the block
 Module = Callable[[Tensor], Tensor]  # one that `operations` made
+
+MANY_ROWS = 2048  # whose prefill takes long enough to be told about
 
 
 class Memory(Protocol):
@@ -300,6 +302,7 @@ class Decoder(nn.Module):
         *,
         hidden: Collection[int] = (),
         pruning: Pruning | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> Prefilled:
         """Write blocks behind a prefix, which stays as it is.
 
@@ -312,8 +315,12 @@ class Decoder(nn.Module):
             blocks: in order; rope ids are counted from the prefix's, each block's behind the one before.
             hidden: which hidden states to hand back, as `Prefilled` counts them.
             pruning: drops rows on the way.
+            tell: told before every layer how many of them are done, where there are so many rows that somebody may want
+                to cancel; what it raises passes through.
         """
-        writer, position, placed = prefix.write(sum(block.rows for block in blocks)), prefix.position, []
+        rows = sum(block.rows for block in blocks)
+        tell = tell if rows >= MANY_ROWS else None
+        writer, position, placed = prefix.write(rows), prefix.position, []
         for block in blocks:
             placed.append(replace(block, rope_ids=block.rope_ids + position))
             position += block.advance
@@ -323,16 +330,18 @@ class Decoder(nn.Module):
         last, reads_output = len(self.layers) - 1, len(self.layers) in hidden
         watched = None if pruning is None else pruning.watch(placed)
         for index, layer in enumerate(cast(Sequence[Layer], self.layers)):
+            if tell is not None:
+                tell(index, last + 1)
             if index in hidden:
                 done.hidden[index] = _und(placed)
             if pruning is not None and index in pruning.layers:
                 before = prefix.rows(index - 1)
                 for number, block in enumerate(placed):
-                    rows = pruning.keep(index, number, block, before, writer.seen.get(index - 1))
+                    kept_rows = pruning.keep(index, number, block, before, writer.seen.get(index - 1))
                     before += block.rows
-                    if rows is not None:
-                        placed[number] = block.keep(rows)
-                        tables[number] = _taken(tables[number], rows)
+                    if kept_rows is not None:
+                        placed[number] = block.keep(kept_rows)
+                        tables[number] = _taken(tables[number], kept_rows)
             for number, (block, table) in enumerate(zip(placed, tables, strict=True)):
                 done.rows[number].append(block.rows)
                 if index == last and not reads_output:
@@ -407,11 +416,11 @@ class TextWriter:
     Args:
         model: the weights.
         prefix: what the text comes behind.
-        rows: most tokens that will be written.
+        rows: most tokens that will be written. Room is made as they come: most texts are far shorter.
     """
 
     def __init__(self, model: LanguageModel, prefix: KVPrefix, rows: int) -> None:
-        self.model, self.position, self._writer = model, prefix.position, prefix.write(rows)
+        self.model, self.position, self._writer = model, prefix.position, prefix.write(min(rows, GROWTH))
 
     def __call__(self, token: Tensor) -> Tensor:
         """Append a token, id [1] -> logits [vocabulary] for the next."""

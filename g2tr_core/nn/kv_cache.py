@@ -22,6 +22,8 @@ from torch import Tensor
 
 from .attention import KeyValues, attention, attention_weights
 
+GROWTH = 1024  # rows that are added at a time behind a text whose length nobody knows
+
 
 class _Claim:
     """Holds rows: they stay as long as it, or a later claim on the same cache, lives."""
@@ -97,26 +99,40 @@ class KVCache:
     def claim(self, behind: _Claim) -> _Claim | None:
         """The tail behind a claim, or None where a later claim holds it."""
         with self._lock:
-            while self._claims and self._claims[-1]() is None:
-                self._claims.pop()
-            tip = self._claims[-1]() if self._claims else self._root
-            if tip is not behind:
+            if self._tip() is not behind:
                 return None
             taken = _Claim(behind)
             self._claims.append(weakref.ref(taken))
             return taken
 
+    def _tip(self) -> _Claim | None:
+        """The last claim that is alive. Hold the lock."""
+        while self._claims and self._claims[-1]() is None:
+            self._claims.pop()
+        return self._claims[-1]() if self._claims else self._root
+
     def reserve(self, rows: int) -> None:
         """Make room for `rows` rows in all. Growing copies the rows in use, a layer at a time."""
         for layer, old in enumerate(self._rows):
-            if rows <= old.shape[1]:
-                continue
-            grown = old.new_empty(2, rows, *old.shape[2:])
-            grown[:, : old.shape[1]] = old
-            self._rows[layer] = grown
-            weight = self._log_weights[layer]
-            if weight is not None:
-                self._log_weights[layer] = torch.cat((weight, weight.new_zeros(rows - len(weight))))
+            if rows > old.shape[1]:
+                self._resize(layer, rows)
+
+    def give_back(self, holder: _Claim, rows: int) -> None:
+        """Shrink to `rows` rows, unless something is being written behind those of `holder`."""
+        with self._lock:
+            if self._tip() is holder:
+                for layer, old in enumerate(self._rows):
+                    if rows < old.shape[1]:
+                        self._resize(layer, rows)
+
+    def _resize(self, layer: int, rows: int) -> None:
+        old, weight = self._rows[layer], self._log_weights[layer]
+        kept = min(rows, old.shape[1])
+        resized = old.new_empty(2, rows, *old.shape[2:])
+        resized[:, :kept] = old[:, :kept]
+        self._rows[layer] = resized
+        if weight is not None:
+            self._log_weights[layer] = torch.cat((weight[:kept], weight.new_zeros(rows - kept)))
 
     def view(self, layer: int, rows: int) -> KeyValues:
         """The first `rows` rows of a layer, as views."""
@@ -125,8 +141,10 @@ class KVCache:
         return KeyValues(key, value, None if weight is None else weight[:rows])
 
     def put(self, layer: int, start: int, key: Tensor, value: Tensor, log_weight: Tensor | None) -> None:
-        """Write rows [n, H_kv, D] of a layer from row `start` on; log_weight [n] or None for 0."""
+        """Write rows [n, H_kv, D] of a layer from row `start` on; log_weight [n] or None for 0. Grows where it must."""
         stop = start + len(key)
+        if stop > self._rows[layer].shape[1]:
+            self._resize(layer, stop + GROWTH)
         self._rows[layer][0, start:stop] = key
         self._rows[layer][1, start:stop] = value
         known = self._log_weights[layer]
@@ -178,8 +196,12 @@ class KVPrefix:
         """Every cache that holds rows of it."""
         return [*([] if self.base is None else self.base.caches()), self.cache]
 
+    def give_back(self, room: int) -> None:
+        """Free what was reserved behind it beyond `room` rows, unless something is being written there."""
+        self.cache.give_back(self.claim, max(self.lengths) + room)
+
     def write(self, rows: int) -> Writer:
-        """Go on behind it with at most `rows` rows; the prefix itself stays as it is."""
+        """Go on behind it with room for `rows` rows; the prefix itself stays as it is."""
         taken = self.cache.claim(self.claim)
         if taken is not None:
             self.cache.reserve(max(self.lengths) + rows)

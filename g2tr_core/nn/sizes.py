@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """A grouped-query decoder with gated feed-forward layers (Qwen2, Qwen3). Lengths are channels or counts."""
+    """A grouped-query decoder with gated feed-forward layers (Qwen2, Qwen3). Lengths are channels or counts.
+
+    `max_positions` is how many rope ids it was made for.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -18,3 +21,4 @@ class DecoderSizes:
     vocab_size: int
     rope_theta: float
     rms_norm_eps: float
+    max_positions: int

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import LARGEST_COUNT, whole
 from .checks import check_tokens
-from .cosine import inverse_norms
+from .cosine import comparable, inverse_norms
 
 
 def pool_latent(patches: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tensor, tuple[int, int]]:
@@ -64,7 +64,7 @@ def consistency_scores(features: Tensor, anchors: Tensor, cell: Tensor) -> Tenso
     Returns:
         [N] fp32 in [-1, 1]; 0 where the token or its anchor is zero, NaN where either is not finite.
     """
-    wide = features.float()  # [N, C]
-    directions = F.normalize(anchors.float(), dim=1)  # [M, C]
+    wide = comparable(features).float()  # [N, C]
+    directions = F.normalize(comparable(anchors).float(), dim=1)  # [M, C]
     # A row-wise sum treats equal tokens alike to the last bit, which a matrix product does not: ties stay ties.
     return directions[cell].mul_(wide).sum(dim=1) * inverse_norms(wide)

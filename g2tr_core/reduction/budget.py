@@ -27,8 +27,9 @@ def count_distinct(features: Tensor, similarity: float) -> int:
     Returns:
         The number, rounded.
     """
-    from .cosine import dot_products, inverse_norms
+    from .cosine import comparable, dot_products, inverse_norms
 
+    features = comparable(features)  # [N, C]
     scale = inverse_norms(features)  # [N]
     cosines = dot_products(features, features).mul_(scale).mul_(scale[:, None])  # [N, N]
     alike = (cosines >= similarity).sum(dim=1).clamp_min(1)  # [N]

@@ -10,6 +10,25 @@ from torch import Tensor
 _FP32_SUMS = torch.version.cuda is not None and "dtype" in torch.ops.aten.mm.overloads()
 
 
+def comparable(vectors: Tensor) -> Tensor:
+    """Rows of any length as rows of the same direction whose squares neither overflow nor vanish.
+
+    Each is multiplied by a power of two, which rounds nothing.
+
+    Args:
+        vectors: [R, C]; fp32, bf16 or fp16.
+
+    Returns:
+        [R, C] in the same dtype. Zero rows and rows that are not finite stay as they are.
+    """
+    if vectors.dtype == torch.float16:
+        return vectors  # whose squares fp32 holds
+    largest = torch.maximum(vectors.amax(dim=1, keepdim=True), -vectors.amin(dim=1, keepdim=True)).float()  # [R, 1]
+    _, exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0))
+    scale = torch.ldexp(torch.ones_like(largest), (1 - exponent).clamp(-126, 126))  # [R, 1]; beyond, fp32 has no power
+    return vectors * scale.to(vectors.dtype)
+
+
 def inverse_norms(vectors: Tensor) -> Tensor:
     """1 / |v| of every row.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cosine import dot_products, inverse_norms
+from .cosine import comparable, dot_products, inverse_norms
 from .masks import tier_and_bonus
 
 # fp32 rounding moves a cosine this much, differently on each device and from column to column of one product.
@@ -36,7 +36,7 @@ def select_diverse(features: Tensor, count: int, priority: Tensor | None = None,
         [K] int64 token indices, ascending.
     """
     finite = features.isfinite().all(dim=1)  # [N]
-    whole = features.masked_fill(~finite[:, None], 0.0)  # [N, C]
+    whole = comparable(features.masked_fill(~finite[:, None], 0.0))  # [N, C]
     scale = inverse_norms(whole)  # [N]
     mean = (whole.float() * scale[:, None]).mean(dim=0, keepdim=True)  # [1, C]
     cosines = dot_products(whole, whole).mul_(scale).mul_(scale[:, None])  # [N, N]

@@ -85,6 +85,8 @@ class UnifiedModel(ABC, Generic[R, C]):
         config: sizes.
         network: all weights but the autoencoder's.
         vae: the autoencoder.
+        special_tokens: whether words such as `<|im_end|>` in prompts mean what they mean to the model. Off, they are
+            words, so that a caption or a file name cannot steer the conversation. May be set at any time.
 
     Args:
         compute_dtype: of activations and KV caches.
@@ -101,6 +103,7 @@ class UnifiedModel(ABC, Generic[R, C]):
     config: DecoderSizes
     network: nn.Module
     vae: nn.Module
+    special_tokens: bool = False
 
     def __init__(self, compute_dtype: torch.dtype, device: torch.device | str) -> None:
         self.compute_dtype, self.device = compute_dtype, torch.device(device)
@@ -263,6 +266,7 @@ class UnifiedModel(ABC, Generic[R, C]):
         checks.kind("decoding", decoding, Decoding, or_none=True)
         run = Run(self.device, progress)
         written = self.write(reading, question, decoding or Decoding(), think, run)
+        reading.give_back()
         return Answer(written.text, written.thinking, self.report(reading, written.blocks, run, written.visual_tokens))
 
     @inference
@@ -419,6 +423,20 @@ class UnifiedModel(ABC, Generic[R, C]):
     def check_text(self, field: str, text: str) -> None:
         """Refuse what is no text for this model."""
         checks.text(field, text)
+
+    def check_room(self, position: int, tokens: int) -> None:
+        """Refuse `tokens` tokens of text behind `position` positions that are taken, if the decoder has no more.
+
+        Raises:
+            SettingsError: they are too many.
+        """
+        most = self.config.max_positions
+        if position + tokens > most:
+            raise SettingsError(
+                f"a text of {tokens:,} tokens is too long: {self.facts.name} has {most:,} positions"
+                + (f", and {position:,} of them are taken" if position else ""),
+                fix="Shorten the text to some thousand words",
+            )
 
     def check_thinking(self, purpose: Purpose, think: bool) -> None:
         """Refuse to think where the model was not trained to."""

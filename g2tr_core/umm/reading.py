@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..nn.kv_cache import KVCache
+from ..nn.kv_cache import KVCache, KVPrefix
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
 from ..reduction.checks import check_dense
 from ..reduction.masks import protected_tokens
@@ -196,8 +196,17 @@ class Reading(ABC):
         """Whether nothing more is to be prefilled before a prompt of this purpose."""
 
     @abstractmethod
+    def kv_prefixes(self) -> list[KVPrefix]:
+        """What was prefilled."""
+
     def caches(self) -> list[KVCache]:
         """Those that hold what was prefilled; one may be named twice."""
+        return [cache for prefix in self.kv_prefixes() for cache in prefix.caches()]
+
+    def give_back(self) -> None:
+        """Free rows that a long text needed behind what was prefilled."""
+        for prefix in self.kv_prefixes():
+            prefix.give_back(TEXT_ROOM)
 
     def to(self, device: torch.device) -> None:
         """Move all of it. Must not happen while the model works on the reading."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from ...g2tr_core import umm
 from ...g2tr_core.errors import OutOfMemoryError, SettingsError
-from ...g2tr_core.generation.settings import Decoding, Sampling
+from ...g2tr_core.generation.settings import Decoding, Sampling, noise_seed
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.report import Report
 from ...g2tr_core.umm.contract import UnifiedModel
@@ -91,7 +92,8 @@ class ManagedModel:
         """Edit the pictures of a reading."""
         own, progress = self._own(reading), self._progress()
         with self._ready(self.model.memory_estimate.editing(own, size, sampling, think), reading):
-            return self.model.edit(own, instruction, sampling, size=size, think=think, progress=progress)
+            noise = replace(sampling, seed=noise_seed("edit", sampling.seed))
+            return self.model.edit(own, instruction, noise, size=size, think=think, progress=progress)
 
     def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> GeneratedImage:
         """Generate a picture from a text."""

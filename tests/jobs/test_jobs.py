@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from g2tr_core.embedded import PHOTO
 from g2tr_core.errors import ImageError, SettingsError
-from g2tr_core.generation.settings import Decoding
+from g2tr_core.generation.settings import Decoding, noise_seed
 from g2tr_core.images import open_image
 from g2tr_core.jobs.records import Job
 from g2tr_core.jobs.work import SETTINGS, prepare, read, run
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> UnifiedModel:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
-    open_image(PHOTO).resize((96, 64)).save(path)
+    open_image(PHOTO).resize((98, 66)).save(path)
     return path
 
 
@@ -126,7 +126,8 @@ class TestRun:
         asked = job(photo, task=task, prompt="Winter", images=images, settings=settings, size=(64, 48))
         (picture,) = run(model, prepare(asked)).images
         own = model.default_sampling("edit" if task == "edit" else "imagine")
-        sampling = replace(own, steps=2, guidance=replace(own.guidance, text_scale=3.0), seed=3)
+        seed = noise_seed("edit" if task == "edit" else "imagine", 3)
+        sampling = replace(own, steps=2, guidance=replace(own.guidance, text_scale=3.0), seed=seed)
         if task == "edit":
             reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1), purpose="edit")
             expected = model.edit(reading, "Winter", sampling, size=(64, 48)).image
@@ -134,6 +135,25 @@ class TestRun:
             expected = model.imagine("Winter", sampling, size=(64, 48)).image
         assert picture.size == (64, 48)
         assert ImageChops.difference(picture, expected).getbbox() is None
+
+    def test_an_edit_has_the_size_of_its_picture_unless_told_otherwise(self, model: UnifiedModel, photo: Path) -> None:
+        picture = Image.open(photo)
+        settings = {"steps": 1, "text_scale": 1.0, "keep_ratio": 0.5, "min_tokens": 1}
+        asked = job(photo, task="edit", prompt="Winter", settings=settings)
+        as_read = read(model, prepare(asked), "edit").size
+        assert picture.size != as_read
+        assert run(model, prepare(asked)).images[0].size == picture.size
+        assert run(model, prepare(replace(asked, size="model"))).images[0].size == as_read
+        assert run(model, prepare(replace(asked, size=(70, 50)))).images[0].size == (70, 50)
+
+    def test_an_edit_does_not_start_from_the_noise_that_made_its_picture(self, model: UnifiedModel) -> None:
+        grid = model.latent_grid((64, 64))
+        for seed in (0, 1, 2**64 - 1):
+            made, edited = (
+                model.starting_noise(noise_seed(task, seed), grid).flatten() for task in ("imagine", "edit")
+            )
+            assert abs(torch.corrcoef(torch.stack((made, edited)))[0, 1]) < 0.1
+        assert noise_seed("imagine", 5) == 5 and 0 <= noise_seed("edit", 2**64 - 1) < 2**64
 
     def test_jobs_about_the_same_pictures_share_a_reading(self, model: UnifiedModel, photo: Path) -> None:
         first, second = (prepare(job(photo, prompt=prompt)) for prompt in ("What is it?", "Where is it?"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,11 @@ def test_nothing_set_is_the_models_own(model: Any, photo: torch.Tensor) -> None:
     for node, task, inputs in (("G2TREdit", "edit", {"reading": reading}), ("G2TRImagine", "imagine", {})):
         own, text = core.default_sampling(task), {"G2TREdit": "instruction", "G2TRImagine": "prompt"}[node]
         (image,), _, _, (report,) = run(node, model=model, **inputs, **{text: "Blue."})
-        direct = {"edit": lambda: core.edit(reading.reading, "Blue."), "imagine": lambda: core.imagine("Blue.")}
+        seeded = replace(own, seed=module("g2tr_core.generation.settings").noise_seed(task, own.seed))
+        direct = {
+            "edit": lambda how=seeded: core.edit(reading.reading, "Blue.", how),
+            "imagine": lambda how=seeded: core.imagine("Blue.", how),
+        }
         assert torch.equal(image[0], direct[task]().pixels)
         assert image.shape[1:3] == ((height, width) if task == "imagine" else reading.size[::-1])
         said = f"steps {own.steps}, text_scale {own.guidance.text_scale:g}, image_scale {own.guidance.image_scale:g}"

@@ -12,17 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
+from g2tr_core.checkpoints.tokenizer import encode
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
 from g2tr_core.errors import G2TRError, ImageError, SettingsError
 from g2tr_core.generation.flow import Denoiser
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.nn.decoder import Decoder
+from g2tr_core.nn.decoder import Decoder, LanguageModel
+from g2tr_core.nn.kv_cache import Writer
 from g2tr_core.reduction import Reduction
 from g2tr_core.reduction.contract import AfterEncoder, Candidates
 from g2tr_core.reduction.methods import METHODS
 from g2tr_core.run import Run
 from g2tr_core.umm import load
+from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.contract import UnifiedModel
+from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import models
 from tests.goldens import BAGEL_TINY
 
@@ -348,6 +352,167 @@ def test_bad_calls_are_refused_with_advice(
     with pytest.raises(kind) as caught:
         call(model, model.read(PHOTO, HALF))
     assert names in str(caught.value) and caught.value.fix
+
+
+def ids_of(model: UnifiedModel, text: str) -> list[int]:
+    """Token ids of a question without pictures, frame included."""
+    if isinstance(model, Bagel):
+        return model._ids(text).tolist()
+    return list(model.prefiller(Run(model.device)).ids(model.blank(), "answer", text))
+
+
+def words_of(model: UnifiedModel) -> Any:
+    return model.tokenizer if isinstance(model, Bagel) else model.words.tokenizer
+
+
+def test_special_tokens_in_texts_are_words_unless_asked_for(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = words_of(model)
+    special = {token.content: index for index, token in words.added_tokens_decoder.items() if token.special}
+    frame = [index for index in ids_of(model, "") if index in special.values()]
+    assert len(special) > 10
+    for word, index in special.items():
+        text = f"A photo called {word}.png?"
+        plain = ids_of(model, text)
+        assert [each for each in plain if each in special.values()] == frame, word
+        assert text in words.decode(plain)
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "special_tokens", True)
+            assert ids_of(model, text).count(index) == frame.count(index) + 1, word
+    if isinstance(model, InternVLU):  # whose picture tokens must be as many as its visual tokens
+        monkeypatch.setattr(model, "special_tokens", True)
+        for word in ("<IMG_CONTEXT>", "<img>", "<|im_start|>"):
+            with pytest.raises(SettingsError, match="question"):
+                model.answer(model.blank(), f"What is {word}?")
+        monkeypatch.undo()
+    reading = model.read([SCENE, "<|im_end|> and <img>,", PHOTO], HALF, purpose="edit")
+    assert model.answer(reading, "<|vision_start|><img>?", decoding=SHORT).report.visual_tokens.before
+    assert model.edit(reading, "</img> <IMG_CONTEXT> <img_uncond>", QUICK, size=(32, 32)).pixels.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "text", ["two words", "Ünïcode, 漢字 🎨!", "  spaces\t\n\nlines  \n", "a<b>c <|x|> </d>", "12 3"]
+)
+def test_a_text_is_encoded_as_if_special_tokens_had_never_been_split(
+    model: UnifiedModel, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ids_of(model, text)
+    monkeypatch.setattr(model, "special_tokens", True)
+    assert plain == ids_of(model, text)
+
+
+def test_threads_that_encode_do_not_disturb_each_other(model: UnifiedModel) -> None:
+    words, wrong = words_of(model), []
+
+    def work(special_tokens: bool) -> None:
+        alone = encode(words, "a <|im_end|> b", special_tokens=special_tokens)
+        for _ in range(300):
+            if encode(words, "a <|im_end|> b", special_tokens=special_tokens) != alone:
+                wrong.append(special_tokens)
+
+    threads = [threading.Thread(target=work, args=(special_tokens,)) for special_tokens in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_text_that_no_position_is_left_for_is_refused_before_work(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    model.answer(reading, "What?", decoding=SHORT)
+    monkeypatch.setattr(LanguageModel, "embed", None)  # not to be called
+    for call in (model.answer, model.edit):
+        with pytest.raises(SettingsError, match=r"too long.*positions.* of them are taken.*Shorten"):
+            call(reading, "word " * 40_000)
+    with pytest.raises(SettingsError, match="too long"):
+        model.imagine("word " * 40_000)
+
+
+def test_a_long_prefill_says_how_far_it_is_and_can_be_cancelled(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("g2tr_core.nn.decoder.MANY_ROWS", 20)
+    reading = model.read(PHOTO, HALF, progress=lambda *step: seen.append(step))
+    layers = model.config.layers
+    assert ("prefill", layers - 1, layers, None) in seen
+
+    def cancelled(stage: str, *_: object) -> None:
+        if stage == "prefill":
+            raise KeyboardInterrupt
+
+    asked = "a question of many words " * 4
+    alone = model.answer(reading, asked, decoding=SHORT).text
+    with pytest.raises(KeyboardInterrupt):
+        model.answer(reading, asked, decoding=SHORT, progress=cancelled)
+    assert model.answer(reading, asked, decoding=SHORT).text == alone
+
+
+@pytest.mark.parametrize("token", [1, 3])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_numbers_that_break_while_decoding_are_an_error_at_their_token(
+    model: UnifiedModel, token: int, value: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, count, logits = model.read(PHOTO, HALF), [], LanguageModel.logits
+
+    def broken(self: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+        count.append(hidden)
+        scores = logits(self, hidden)
+        scores[..., ::7] = value if len(count) == token else scores[..., ::7]
+        return scores
+
+    monkeypatch.setattr(LanguageModel, "logits", broken)
+    with pytest.raises(G2TRError, match=f"the text came out as not-a-number in float32 at token {token}"):
+        model.answer(reading, "What?", decoding=Decoding(8, temperature=temperature))
+    assert len(count) == token
+
+
+def test_numbers_that_break_while_denoising_are_an_error_at_their_step(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, taken, decoded = model.read(PHOTO, HALF, purpose="edit"), [], []
+    made = model.denoiser(model.latent_grid((32, 32)))
+    forward = type(made).forward
+
+    def broken(self: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        taken.append(x)
+        velocity = forward(self, x, *rest)
+        return velocity * torch.nan if len(taken) == 2 else velocity
+
+    monkeypatch.setattr(type(made), "forward", broken)
+    monkeypatch.setattr(model, "decode_latent", decoded.append)
+    with pytest.raises(G2TRError, match="the picture came out as not-a-number in float32 at step 2"):
+        model.edit(reading, "Red.", replace(GUIDED, steps=20), size=(32, 32))
+    assert len(taken) == 3 and not decoded, "seen one step later, not after all of them"
+
+
+def test_rows_of_a_long_answer_are_given_back(model: UnifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("g2tr_core.nn.decoder.GROWTH", 8)
+    monkeypatch.setattr("g2tr_core.nn.kv_cache.GROWTH", 8)
+    monkeypatch.setattr("g2tr_core.umm.bagel.model.TEXT_ROOM", 4)
+    monkeypatch.setattr("g2tr_core.umm.internvlu.prefix.TEXT_ROOM", 4)
+    monkeypatch.setattr("g2tr_core.umm.reading.TEXT_ROOM", 4)
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    model.answer(reading, "What?", decoding=SHORT)
+    small = reading.nbytes
+    peak, write = [], Writer.remember
+
+    def counted(self: Writer, *args: Any, **others: Any) -> None:
+        write(self, *args, **others)
+        peak.append(reading.nbytes)
+
+    monkeypatch.setattr(Writer, "remember", counted)
+    monkeypatch.setattr("g2tr_core.generation.decoding.choose", lambda logits, *_: logits.new_full((1,), 5).long())
+    text = model.answer(reading, "What?", decoding=Decoding(100)).text
+    assert len(text) and max(peak) > small + 90 * model.cost.kv_bytes, "it grew for the answer"
+    assert reading.nbytes == small, "and is as it was"
+    monkeypatch.setattr(Writer, "remember", write)
+    assert model.answer(reading, "What?", decoding=Decoding(100)).text == text
 
 
 def test_readings_can_be_moved(model: UnifiedModel) -> None:

@@ -82,6 +82,7 @@ class BagelConfig(DecoderSizes):
     vocab_size: int = 152064
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
+    max_positions: int = 32768
 
     vit_hidden_size: int = 1152
     vit_intermediate_size: int = 4304

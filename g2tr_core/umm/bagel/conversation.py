@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...generation.flow import Branches
 from ...nn.decoder import Block, Pruning
-from ...nn.kv_cache import KVCache, KVPrefix
+from ...nn.kv_cache import KVPrefix
 from ...report import PrefilledBlock
 from ..reading import Reading
 from ..registry import Purpose
@@ -107,30 +107,34 @@ class Conversation:
         """Nothing said yet. Only what ends in an image is `guided`, and needs the texts alone."""
         return cls(network, empty, empty, empty if guided else None)
 
-    def add(self, items: Sequence[Item], pruning: Pruning | None = None) -> Conversation:
+    def add(
+        self, items: Sequence[Item], pruning: Pruning | None = None, tell: Callable[[int, int], None] | None = None
+    ) -> Conversation:
         """Behind some more texts and pictures.
 
         One block after the other goes through the decoder, which takes the least memory; with `pruning` they go
         together, so that a question can choose among the tokens of the pictures before it.
         """
         if pruning is not None:
-            return self._added(items, pruning)
+            return self._added(items, pruning, tell)
         conversation = self
         for item in items:
-            conversation = conversation._added([item], None)
+            conversation = conversation._added([item], None, tell)
         return conversation
 
     def branches(self, *, image_guidance: bool) -> Branches[KVPrefix]:
         """The distinct contexts that guidance compares."""
         return Branches.of(self.full, self.no_text, self.texts if image_guidance else None)
 
-    def _added(self, items: Sequence[Item], pruning: Pruning | None) -> Conversation:
+    def _added(
+        self, items: Sequence[Item], pruning: Pruning | None, tell: Callable[[int, int], None] | None
+    ) -> Conversation:
         made = [self._blocks(item) for item in items]
         blocks = [part for parts in made for part in parts]  # each with its tokens before the reduction
         prefixes, rows = [self.full], []  # behind nothing, and behind each block
         for group in [blocks] if pruning is not None else [[block] for block in blocks]:
             done = self.network.language_model.model.prefill(
-                prefixes[-1], [block for block, _ in group], pruning=pruning
+                prefixes[-1], [block for block, _ in group], pruning=pruning, tell=tell
             )
             prefixes += done.prefixes
             rows += done.rows
@@ -184,12 +188,11 @@ class BagelReading(Reading):
         """Whether there is a conversation for this purpose."""
         return (purpose, think) in self.conversations
 
-    def caches(self) -> list[KVCache]:
+    def kv_prefixes(self) -> list[KVPrefix]:
         """Those of all conversations."""
-        prefixes = [
+        return [
             prefix
-            for conversation in self.conversations.values()
+            for conversation in list(self.conversations.values())
             for prefix in (conversation.full, conversation.no_text, conversation.texts)
             if prefix is not None
         ]
-        return [cache for prefix in prefixes for cache in prefix.caches()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...checkpoints.tokenizer import encode
 from ...generation.decoding import decode
 from ...generation.guidance import renormalised
 from ...generation.settings import Decoding, Sampling
@@ -129,7 +130,8 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
             with run.stage("decode"):
                 thinking = self._decoded(conversation, think, "think", run)
             with run.stage("prefill"):
-                conversation = conversation.add([Text(self._ids(thinking), is_thinking=True)])
+                thought = Text(self._ids(thinking, special_tokens=True), is_thinking=True)
+                conversation = conversation.add([thought], tell=run.tell_prefill)
         branches = conversation.branches(image_guidance=sampling.guidance.image_scale > 1)
         return Conditioned(branches, conversation.blocks, thinking, visual_tokens=tokens)
 
@@ -170,11 +172,13 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         pruning = reading.pruning(self.config.layers)
         if pruning is None:
             conversation = self._conversation(reading, purpose, think, run)
+            self._check_room(conversation.full.position, said)
             with run.stage("prefill"):
-                return conversation.add(said), None
+                return conversation.add(said, tell=run.tell_prefill), None
         items = [*self._items(reading, purpose, think, run), *said]
+        self._check_room(0, items)
         with run.stage("prefill"):
-            conversation = self._begin(items, purpose).add(items, pruning)
+            conversation = self._begin(items, purpose).add(items, pruning, run.tell_prefill)
         return conversation, Change(reading.visual_tokens.before, pruning.average_tokens)
 
     def _conversation(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Conversation:
@@ -183,8 +187,9 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         if known is not None:
             return known
         items = self._items(reading, purpose, think, run)
+        self._check_room(0, items)
         with run.stage("prefill"):
-            conversation = self._begin(items, purpose).add(items)
+            conversation = self._begin(items, purpose).add(items, tell=run.tell_prefill)
         reading.conversations[purpose, think] = conversation
         return conversation
 
@@ -221,8 +226,13 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         text: str = self.tokenizer.decode(decode(first, writer, (tokens.im_end,), decoding, run, stage))
         return text
 
-    def _ids(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long, device=self.device)
+    def _check_room(self, position: int, items: Sequence[Item]) -> None:
+        """A picture takes one position or two, a text one a token."""
+        self.check_room(position, sum(item.rows for item in items if isinstance(item, Text)))
+
+    def _ids(self, text: str, *, special_tokens: bool = False) -> Tensor:
+        ids = encode(self.tokenizer, text, special_tokens=special_tokens or self.special_tokens)
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def _patches(self, latent: Tensor) -> Tensor:
         """[16, h, w] -> [L, 64]."""

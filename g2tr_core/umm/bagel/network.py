@@ -182,7 +182,7 @@ class BagelDenoiser:
 
     def __init__(self, network: BagelNetwork, grid: Grid, positions: Tensor) -> None:
         self.network, self.grid, self.patch = network, grid, network.config.latent_patch
-        self.markers = network.markers(positions.device)
+        self.compute_dtype, self.markers = network.compute_dtype, network.markers(positions.device)
         self.places = network.latent_pos_embed(positions, self.markers)
         self._rope_ids: dict[tuple[int, ...], Tensor] = {}
 

@@ -62,6 +62,7 @@ class InternVLUConfig(DecoderSizes):
     vocab_size: int = 151936
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
+    max_positions: int = 40960
 
     vit_hidden_size: int = 1024
     vit_intermediate_size: int = 4096

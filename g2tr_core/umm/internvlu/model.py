@@ -29,7 +29,7 @@ from .network import InternVLUNetwork
 from .prefix import InternVLUReading, Prefiller, PromptPrefix, PromptStates
 from .preprocess import Prepared as InternVLUPrepared
 from .preprocess import largest_square, latent_grid_for, prepare
-from .prompts import check_text
+from .prompts import Task, check_special
 from .vae import Autoencoder, to_pixels
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
 
     def prefiller(self, run: Run) -> Prefiller:
         """The language model with its tokenizer, for one run."""
-        return Prefiller(self.network.vlm, self.words, run)
+        return Prefiller(self.network.vlm, self.words, run, self.special_tokens)
 
     def prepare(self, picture: Source) -> InternVLUPrepared:
         """One picture for both encoders."""
@@ -112,7 +112,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     def write(self, reading: InternVLUReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
         """Prefill a question and decode the answer."""
         prefiller = self.prefiller(run)
-        prompt = prefiller.prompt(reading, "answer", prefiller.ids(reading, "answer", question))
+        prompt = prefiller.prompt(reading, "answer", self._ids(prefiller, reading, "answer", question))
         ids = prefiller.decoded(prompt, decoding, "decode")
         return Written(self.words.text(ids), "", self._blocks(reading, prompt), self._chosen(reading, prompt))
 
@@ -128,9 +128,9 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     ) -> Conditioned[DiTConditioning]:
         """Prefill the prompts that guidance compares, and think if asked to."""
         prefiller = self.prefiller(run)
+        ids = self._ids(prefiller, reading, task, text)
         latents = self._latents(reading, run)
         unguided = prefiller.unguided(reading, task, latents)
-        ids = prefiller.ids(reading, task, text)
         thought: list[int] = []
         if think is None:
             prompt = prefiller.prompt(reading, task, (*ids, self.words.start))
@@ -176,8 +176,15 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         return to_pixels(decoded, size)
 
     def check_text(self, field: str, text: str) -> None:
-        """Refuse what is no text, and words that the model reads as signs."""
-        check_text(field, text)
+        """Refuse what is no text, and words that the model reads as signs where special tokens are let through."""
+        super().check_text(field, text)
+        if self.special_tokens:
+            check_special(field, text)
+
+    def _ids(self, prefiller: Prefiller, reading: InternVLUReading, task: Task, text: str) -> tuple[int, ...]:
+        ids, shown = prefiller.ids(reading, task, text), reading.visual_tokens.after
+        self.check_room(shown, len(ids) - shown)
+        return ids
 
     def _latents(self, reading: InternVLUReading, run: Run) -> list[Tensor]:
         return [self.latent_of(picture, run) for picture in reading.encoding.pictures]

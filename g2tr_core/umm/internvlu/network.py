@@ -6,7 +6,7 @@ The ViT is transformers' class, built without memory; its layers are replaced by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -180,6 +180,7 @@ class VisionLanguageModel(nn.Module):
         embedded: Tensor,
         pictures: Sequence[tuple[int, int]] = (),
         pruning: Pruning | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> tuple[KVPrefix, Tensor, Tensor]:
         """Append a piece of a prompt to a prefix.
 
@@ -188,6 +189,7 @@ class VisionLanguageModel(nn.Module):
             embedded: [n, C].
             pictures: with `pruning`, the rows (first, behind last) of each picture's visual tokens.
             pruning: drops some of these on the way through the layers.
+            tell: see `Decoder.prefill`.
 
         Returns:
             The prefix behind it, the last token's hidden state [C], and the states that condition the DiT, side by
@@ -196,7 +198,7 @@ class VisionLanguageModel(nn.Module):
         last = self.config.layers
         blocks = self._blocks(embedded, pictures if pruning is not None else ())
         hidden = {last, *self.config.condition_states}
-        done = self.language_model.model.prefill(prefix, blocks, hidden=hidden, pruning=pruning)
+        done = self.language_model.model.prefill(prefix, blocks, hidden=hidden, pruning=pruning, tell=tell)
         kept = len(done.hidden[last])
         states = [done.hidden[state][-kept:] for state in self.config.condition_states]
         return done.prefix, done.hidden[last][-1], torch.cat(states, dim=-1)

@@ -6,7 +6,7 @@ not know what the user will say; nor do the rows that guidance compares with. A 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ...generation.decoding import decode
 from ...generation.settings import Decoding
 from ...nn.decoder import TextWriter
-from ...nn.kv_cache import KVCache, KVPrefix
+from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify
 from ...reduction import Reduced, Reduction
 from ...run import Run
@@ -68,7 +68,12 @@ class PromptPrefix:
         return replace(self, last=self.last.to(device), states=self.states.to(device))
 
     def extended(
-        self, vlm: VisionLanguageModel, words: ChatTokenizer, ids: Sequence[int], visual: Tensor
+        self,
+        vlm: VisionLanguageModel,
+        words: ChatTokenizer,
+        ids: Sequence[int],
+        visual: Tensor,
+        tell: Callable[[int, int], None] | None = None,
     ) -> PromptPrefix:
         """Behind some more tokens.
 
@@ -77,12 +82,13 @@ class PromptPrefix:
             words: special ids.
             ids: what is added.
             visual: [ΣK, C] the visual tokens of the whole prompt, those of this prefix included.
+            tell: see `Decoder.prefill`.
         """
         if not ids:
             return self
         first = self.ids.count(words.visual)
         mine = visual[first : first + list(ids).count(words.visual)]
-        prefix, last, states = vlm.prefill(self.prefix, vlm.embed(ids, mine, words.visual))
+        prefix, last, states = vlm.prefill(self.prefix, vlm.embed(ids, mine, words.visual), tell=tell)
         return replace(self, ids=(*self.ids, *ids), prefix=prefix, last=last, states=torch.cat((self.states, states)))
 
 
@@ -161,9 +167,9 @@ class InternVLUReading(Reading):
         """Whether there is a prefix for this purpose, whatever is thought, and what an edit is compared with."""
         return purpose in self.prefixes and (purpose == "answer" or bool(self.unguided))
 
-    def caches(self) -> list[KVCache]:
-        """Those of all prefixes."""
-        return [cache for prompt in self.prefixes.values() for cache in prompt.prefix.caches()]
+    def kv_prefixes(self) -> list[KVPrefix]:
+        """Those of all tasks."""
+        return [prompt.prefix for prompt in list(self.prefixes.values())]
 
     def to(self, device: torch.device) -> None:
         """Move prefixes, features and latents. Must not happen while the model works on the reading."""
@@ -185,16 +191,19 @@ class Prefiller:
         vlm: the weights.
         words: tokenizer and special ids.
         run: times the stage `prefill`, and says where rows live.
+        special_tokens: see `UnifiedModel`.
     """
 
     vlm: VisionLanguageModel
     words: ChatTokenizer
     run: Run
+    special_tokens: bool = False
 
     def ids(self, reading: InternVLUReading, task: Task, text: str) -> tuple[int, ...]:
         """The whole prompt as token ids, up to where the model goes on."""
         counts = [len(kept) for kept in reading.kept]
-        return self.words.ids(render(SYSTEM[task], turn_with(reading.encoding, text), counts, opens_image=False))
+        prompt = render(SYSTEM[task], turn_with(reading.encoding, text), counts, opens_image=False)
+        return self.words.ids(prompt, special_tokens=self.special_tokens)
 
     def shared(self, reading: InternVLUReading, task: Task) -> PromptPrefix | None:
         """What all prompts of a task share, prefilled when first asked for; None without pictures."""
@@ -223,7 +232,7 @@ class Prefiller:
         empty = PromptPrefix.empty(self.vlm, len(ids) + TEXT_ROOM, self.run.device)
         with self.run.stage("prefill"):
             embedded = self.vlm.embed(ids, reading.visual, self.words.visual)
-            prefix, last, states = self.vlm.prefill(empty.prefix, embedded, pictures, pruning)
+            prefix, last, states = self.vlm.prefill(empty.prefix, embedded, pictures, pruning, self.run.tell_prefill)
         kept = [whole if left is None else left for whole, left in zip(reading.kept, pruning.positions, strict=True)]
         dropped = {
             place
@@ -236,7 +245,7 @@ class Prefiller:
     def extended(self, prompt: PromptPrefix, ids: Sequence[int], reading: InternVLUReading) -> PromptPrefix:
         """A prompt and some more tokens."""
         with self.run.stage("prefill"):
-            return prompt.extended(self.vlm, self.words, ids, reading.visual)
+            return prompt.extended(self.vlm, self.words, ids, reading.visual, self.run.tell_prefill)
 
     def unguided(self, reading: InternVLUReading, task: Task, latents: Sequence[Tensor]) -> tuple[PromptStates, ...]:
         """What guidance compares with: the pictures without a text, and nothing. One and the same without pictures."""
@@ -245,7 +254,7 @@ class Prefiller:
             turns = [(no_text_turn(len(counts)), counts)] + ([(NOTHING, [])] if counts else [])
             found = []
             for turn, shown in turns:
-                ids = self.words.ids(render(SYSTEM[task], turn, shown, opens_image=True))
+                ids = self.words.ids(render(SYSTEM[task], turn, shown, opens_image=True, written=False))
                 of_pictures = (reading.kept, latents) if shown else ((), ())
                 found.append(PromptStates.of(self.prompt(reading, task, ids), self.words, *of_pictures))
             reading.unguided = tuple(found)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ... import checks
-from ...checkpoints.tokenizer import token_ids
+from ...checkpoints.tokenizer import encode, token_ids
 from ...errors import SettingsError
 
 Task = Literal["answer", "edit", "imagine"]
@@ -48,6 +48,22 @@ SYSTEM: dict[Task, str] = {
 }
 NO_TEXT = "Generate an image based on reference images."
 NOTHING = "Here is a random image <img_uncond>:"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A whole prompt.
+
+    Args:
+        pieces: its text in order, and whether a person wrote it: there, words such as `<|im_end|>` are words.
+    """
+
+    pieces: tuple[tuple[str, bool], ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(piece for piece, _ in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -92,9 +108,11 @@ class ChatTokenizer:
         """The id of `</img>`, the last of what a picture is to the language model."""
         return self.special[SPECIAL.index(END)]
 
-    def ids(self, prompt: str) -> tuple[int, ...]:
-        """A prompt as token ids."""
-        return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))
+    def ids(self, prompt: Prompt, *, special_tokens: bool = False) -> tuple[int, ...]:
+        """A prompt as token ids; with `special_tokens`, what people wrote may hold some."""
+        pieces = ((prompt.text, False),) if special_tokens else prompt.pieces
+        encoded = (encode(self.tokenizer, text, special_tokens=not written) for text, written in pieces)
+        return tuple(chain.from_iterable(encoded))
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as a text, without special tokens."""
@@ -106,13 +124,12 @@ class ChatTokenizer:
         return ids.index(self.turn, ids.index(self.turn) + 1)
 
 
-def check_text(field: str, text: str) -> None:
-    """Refuse what is no text, and words that mean something else to the model.
+def check_special(field: str, text: str) -> None:
+    """Refuse the special tokens that frame pictures and turns, where special tokens are let through.
 
     Raises:
-        SettingsError: it is one of these.
+        SettingsError: the text holds one.
     """
-    checks.text(field, text)
     for word in RESERVED:
         if word in text:
             raise SettingsError(
@@ -148,7 +165,7 @@ def no_text_turn(pictures: int) -> str:
     return user_turn(NO_TEXT, pictures) if pictures else NOTHING
 
 
-def render(system: str, user: str, visual_tokens: Sequence[int], *, opens_image: bool) -> str:
+def render(system: str, user: str, visual_tokens: Sequence[int], *, opens_image: bool, written: bool = True) -> Prompt:
     """A whole prompt.
 
     Args:
@@ -156,8 +173,12 @@ def render(system: str, user: str, visual_tokens: Sequence[int], *, opens_image:
         user: the user's turn; its placeholders are filled.
         visual_tokens: of each picture, in order.
         opens_image: open a picture behind it.
+        written: whether a person wrote the user's turn.
     """
-    for count in visual_tokens:
-        user = user.replace(PLACEHOLDER, START + VISUAL * count + END, 1)
-    prompt = f"{TURN}system\n{system}{TURN_END}\n{TURN}user\n{user}{TURN_END}\n{TURN}assistant\n"
-    return prompt + START if opens_image else prompt
+    pieces = [(f"{TURN}system\n{system}{TURN_END}\n{TURN}user\n", False)]
+    first, *others = user.split(PLACEHOLDER, len(visual_tokens))
+    pieces.append((first, written))
+    for count, text in zip(visual_tokens, others, strict=True):
+        pieces += [(START + VISUAL * count + END, False), (text, written)]
+    pieces.append((f"{TURN_END}\n{TURN}assistant\n{START if opens_image else ''}", False))
+    return Prompt(tuple(piece for piece in pieces if piece[0]))

@@ -208,7 +208,8 @@ class Replay:
         full = [self.model.config.visual_tokens] * len(reading.encoding.pictures)
         counts = [len(kept) for kept in reading.kept] if reduced else full
         said = turn_with(reading.encoding, self.prompts[index]) if kind == 0 else no_text_turn(len(counts))
-        prompt = self.words.ids(render(SYSTEM[self.task], NOTHING if kind == 2 else said, counts, opens_image=False))
+        turn = NOTHING if kind == 2 else said
+        prompt = self.words.ids(render(SYSTEM[self.task], turn, counts, opens_image=False, written=kind == 0))
         if kind == 0 and self.mode == "text_image":
             # The published code lets the model see the left padding of its first stage, and cuts the thought short.
             pads = (self.words.tokenizer.pad_token_id,) * (self._first_stage_length() - self._length(0, index))
@@ -222,7 +223,7 @@ class Replay:
         said = turn_with(self.encodings[index], self.prompts[index]) if kind == 0 else no_text_turn(count)
         turn, shown = (NOTHING, 0) if kind == 2 else (said, count)
         tokens = [self.model.config.visual_tokens] * shown
-        return len(self.words.ids(render(SYSTEM[self.task], turn, tokens, opens_image=False)))
+        return len(self.words.ids(render(SYSTEM[self.task], turn, tokens, opens_image=False, written=kind == 0)))
 
     def _first_stage_length(self) -> int:
         return max(self._length(kind, index) for kind in range(3) for index in range(len(self.prompts)))

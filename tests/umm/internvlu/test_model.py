@@ -117,15 +117,13 @@ def test_flops_are_those_of_the_formula_at_full_size(tiny: InternVLU) -> None:
 @pytest.mark.parametrize(
     ("call", "names"),
     [
-        (lambda m, r: m.read([PHOTO, "<IMG_CONTEXT>"]), "inputs"),
         (lambda m, r: m.read(PHOTO, think=True), "think"),
         (lambda m, r: m.answer(r, "What?", think=True), "think"),
-        (lambda m, r: m.answer(r, "<img>"), "question"),
         (lambda m, r: m.answer(r, "<image> or <image>"), "2 <image>"),
         (lambda m, r: m.imagine("<image>"), "<image>"),
     ],
 )
-def test_signs_and_thinking_that_it_does_not_know_are_refused(tiny: InternVLU, call, names: str) -> None:
+def test_placeholders_and_thinking_that_it_does_not_know_are_refused(tiny: InternVLU, call, names: str) -> None:
     with pytest.raises(SettingsError) as caught:
         call(tiny, tiny.read(PHOTO, HALF))
     assert names in str(caught.value) and caught.value.fix

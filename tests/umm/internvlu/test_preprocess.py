@@ -16,7 +16,7 @@ from g2tr_core.errors import SettingsError
 from g2tr_core.nn.patches import patchify, unpatchify
 from g2tr_core.umm.internvlu.config import AreaRule, InternVLUConfig
 from g2tr_core.umm.internvlu.preprocess import fit_size, latent_grid_for, prepare
-from g2tr_core.umm.internvlu.prompts import NOTHING, SYSTEM, check_text, no_text_turn, render, user_turn
+from g2tr_core.umm.internvlu.prompts import NOTHING, SYSTEM, check_special, no_text_turn, render, user_turn
 from tests.goldens import golden_folders
 from tests.umm.internvlu.conftest import model_of
 
@@ -45,11 +45,14 @@ def test_prompts(root: Path, name: str) -> None:
     if case["mode"] != "text":
         turns += [(no_text_turn(count), count) for count in counts] + [(NOTHING, 0) for _ in counts]
     system, tokens = case["system_prompt"] or SYSTEM[task], model.config.visual_tokens
-    texts = [render(system, turn, [tokens] * count, opens_image=case["mode"] == "image") for turn, count in turns]
-    assert texts == case["texts_before_tokenizer"]
-    for row, text in enumerate(texts):
+    rendered = [
+        render(system, turn, [tokens] * count, opens_image=case["mode"] == "image", written=turn != NOTHING)
+        for turn, count in turns
+    ]
+    assert [prompt.text for prompt in rendered] == case["texts_before_tokenizer"]
+    for row, prompt in enumerate(rendered):
         valid = golden["input_ids"][row][golden["attention_mask"][row].bool()]
-        assert list(model.words.ids(text)) == valid.tolist()
+        assert list(model.words.ids(prompt)) == valid.tolist()
 
 
 @pytest.mark.parametrize("root", PROCESSED, ids=lambda root: root.name)
@@ -115,7 +118,7 @@ def test_user_turn(text: str, pictures: int, turn: str) -> None:
 def test_reserved_words_are_refused() -> None:
     for word in ("<IMG_CONTEXT>", "<img>", "<|im_end|>"):
         with pytest.raises(SettingsError, match="question"):
-            check_text("question", f"what is {word}")
+            check_special("question", f"what is {word}")
     with pytest.raises(SettingsError, match="2 <image> and there are 1"):
         user_turn("<image> and <image>", 1)
 

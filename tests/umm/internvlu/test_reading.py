@@ -31,9 +31,9 @@ class Counting:
         vlm, vae = model.network.vlm, model.vae
         prefill, encode, features = vlm.prefill, vae.encode, vlm.visual_features
 
-        def counted_prefill(context, embedded):
+        def counted_prefill(context, embedded, **others):
             self.rows += len(embedded)
-            return prefill(context, embedded)
+            return prefill(context, embedded, **others)
 
         def counted_encode(pixels):
             self.vae += 1
