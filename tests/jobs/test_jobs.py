@@ -165,4 +165,4 @@ class TestRun:
     def test_thinking_is_apart(self, model: UnifiedModel, photo: Path) -> None:
         asked = job(photo, task="edit", prompt="Winter", settings={"steps": 2, "max_tokens": 3}, think=True)
         result = run(model, prepare(asked))
-        assert result.thinking and result.text == "" and result.images[0].size == (96, 64)
+        assert result.thinking and result.text == "" and result.images[0].size == (98, 66)
