@@ -26,6 +26,8 @@ SHAPE = (2, 4, 4, 6)  # [B, C, H, W]
 class Function:
     """A denoiser made of a function of latent, time and context."""
 
+    compute_dtype = torch.float32
+
     def __init__(self, velocity) -> None:
         self.velocity, self.calls = velocity, []
 
