@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,13 +32,13 @@ def path_of(value: object, field: str, kind: type[G2TRError] = SettingsError) ->
     if not isinstance(text, str) or not text:
         what = "the path is empty" if isinstance(text, str) else f"a value of type {type(value).__name__} is not a path"
         raise kind(what, where=field, fix="Give the path of a file or folder")
+    path = Path(text)
     try:
-        path = Path(text).expanduser()
+        with suppress(RuntimeError):  # nobody has such a home; a file may still be called like this
+            path = path.expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except RuntimeError as error:
-        raise kind("there is no such home folder", where=text, fix="Write the path out") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds a character that no path can hold"
         raise kind(f"this path cannot be used ({reason})", where=text, fix="Check the path") from error
@@ -74,6 +75,14 @@ def is_regular(path: Path) -> bool:
     """Whether this is a regular file, or a link to one, as far as can be told."""
     try:
         return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder, or a link to one, as far as can be told."""
+    try:
+        return path.is_dir()
     except OSError:
         return False
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, shown
-from ..files import entries, is_regular
+from ..files import entries, is_folder, is_regular
 from .formats.registry import refuse_unreadable
 from .stored import StoredTensor, find_safetensors, metadata_of, stored_tensors
 
@@ -135,7 +135,7 @@ def _open(path: Path, parts: Parts) -> Files:
     """A file, or the safetensors files of a folder, and of its direct subfolders where the model has some."""
     folders = [path]
     if path.is_dir() and parts.subfolders:
-        inside = [entry for entry in entries(path, CheckpointError) if entry.is_dir()]
+        inside = [entry for entry in entries(path, CheckpointError) if is_folder(entry)]
         folders = [folder for folder in (path, *inside) if any(map(_is_weights, entries(folder, CheckpointError)))]
     return {file: stored_tensors(file) for folder in folders or [path] for file in find_safetensors(folder)}
 

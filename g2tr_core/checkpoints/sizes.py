@@ -70,22 +70,23 @@ class Shapes:
             raise CheckpointError(what, where=self.where, fix=INCOMPLETE)
         return side
 
-    def count(self, modules: str, tensor: str) -> int:
+    def count(self, modules: str, tensor: str, most: int = MOST_MODULES) -> int:
         """How many modules there are, numbered from 0.
 
         Args:
             modules: how their names begin, with a dot at the end.
             tensor: of each of them. One that holds no values does not count: names cost a file nothing, and modules
                 cost time to build.
+            most: that a network of this kind has.
 
         Raises:
             CheckpointError: none, or more than any such network has.
         """
         count = 0
-        while count <= MOST_MODULES and 0 not in self.of.get(f"{modules}{count}.{tensor}", (0,)):
+        while count <= most and 0 not in self.of.get(f"{modules}{count}.{tensor}", (0,)):
             count += 1
-        if not 1 <= count <= MOST_MODULES:
-            found = f"more than {MOST_MODULES}" if count else "none"
+        if not 1 <= count <= most:
+            found = f"more than {most}" if count else "none"
             what = f"of modules {modules}0.{tensor}, ... there are {found}"
             raise CheckpointError(what, where=self.where, fix=INCOMPLETE)
         return count

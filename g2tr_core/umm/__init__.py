@@ -82,7 +82,7 @@ def model_of(path: Path) -> str | None:
 def release_of(file: Path) -> Path | None:
     """The released folder that a file of weights belongs to, told by the files around it; None if there is none."""
     places = (file.parent, file.parent.parent)
-    return next((place for place in places if any((place / known.release_mark).is_file() for known in models())), None)
+    return next((place for place in places if any(is_regular(place / known.release_mark) for known in models())), None)
 
 
 def _registered(tensors: Iterable[StoredTensor]) -> Facts | None:

@@ -25,6 +25,7 @@ LATENT_CHANNELS = 16
 TILE = 64  # latent pixels a side of a tile, where a picture is decoded in tiles
 LEVELS = 4  # each but the last halves the picture
 NORM_GROUPS = 32
+MOST_BLOCKS = 16  # a level; FLUX's has 2
 GET_FLUX = "Use ae.safetensors of BAGEL-7B-MoT (FLUX's autoencoder)"
 
 logger = logging.getLogger(__name__)
@@ -191,4 +192,4 @@ def _sizes(tensors: Mapping[str, StoredTensor], groups: int) -> tuple[list[int],
             where=files_of(tensors),
             fix=GET_FLUX,
         )
-    return widths, shapes.count("encoder.down_blocks.0.resnets.", "conv1.weight")
+    return widths, shapes.count("encoder.down_blocks.0.resnets.", "conv1.weight", MOST_BLOCKS)
