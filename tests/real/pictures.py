@@ -13,9 +13,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from g2tr_core.figures.theme import BACKGROUND
+from g2tr_core.embedded import DEMOS, PHOTO, SCENES
+from g2tr_core.figures.text import paragraph
+from g2tr_core.figures.theme import BACKGROUND, BRIGHT, DIM
 from tests.real.browser import in_editor
 from tests.real.comfy_server import PROMPTS, REPOSITORY, WORKFLOWS, ComfyServer, Prompt, python_of
 
@@ -23,19 +25,27 @@ SCREENSHOTS = REPOSITORY / "docs" / "screenshots"
 HELP = REPOSITORY / "web" / "docs"
 THUMBNAIL = (480, 360)
 SCREENSHOT = (1440, 1080)
-GAP = 4
+GAP, LETTERS = 4, 26  # pixels; the editor shows thumbnails at little more than half of their size
+WORDS = ("question", "instruction", "prompt")
 
 
 def thumbnails(server: ComfyServer) -> None:
-    """The pictures that a template shows on one sheet: first what goes in, last what comes out."""
+    """What goes into a template and what comes out, above its words; of one that needs real weights only the former."""
     for path in PROMPTS:
         prompt: Prompt = json.loads(path.read_text())
-        run = server.run(prompt)
-        shown = [server.image(image) for node in sorted(run.outputs, key=int) for image in _images(run.outputs[node])]
-        loaded = [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"]
-        inputs = [Image.open(server.base / "input" / name).convert("RGB") for name in loaded]
-        upright = [picture for picture in [*inputs, *shown] if picture.width < 1.5 * picture.height]  # no plots
-        _sheet(upright).save(WORKFLOWS / f"{path.stem}.jpg", quality=85, optimize=True)
+        (checkpoint,) = (node["inputs"]["checkpoint"] for node in prompt.values() if "checkpoint" in node["inputs"])
+        words = {node: text for node in prompt for name, text in prompt[node]["inputs"].items() if name in WORDS}
+        if checkpoint in DEMOS:
+            outputs = server.run(prompt).outputs
+            drawn = [node for node in sorted(outputs, key=int) if not _is_plot(prompt, node)]
+            made = [server.image(image) for node in drawn for image in _images(outputs[node])]
+            pictures = [picture for picture in made if picture.width > 2 * picture.height] or made  # a sheet holds all
+            answered = {node: outputs[node]["text"][0] for node in words if prompt[node]["class_type"] == "G2TRAsk"}
+            words |= {node: f"{words[node]} {answer}." for node, answer in answered.items()}
+        else:
+            names = [node["inputs"]["scene"] for node in prompt.values() if "scene" in node["inputs"]]
+            pictures = [*map(_sample, names), _not_made(checkpoint.split("/")[0])]
+        _sheet(pictures, " ".join(words.values())).save(WORKFLOWS / f"{path.stem}.jpg", quality=85, optimize=True)
 
 
 def screenshots(server: ComfyServer) -> None:
@@ -65,14 +75,42 @@ def _images(output: dict[str, Any]) -> list[dict[str, str]]:
     return images
 
 
-def _sheet(pictures: list[Image.Image]) -> Image.Image:
-    """All pictures whole, in the grid that shows them largest."""
-    width, height = THUMBNAIL
+def _is_plot(prompt: Prompt, node: str) -> bool:
+    """Whether a node shows what a report draws."""
+    source = prompt[node]["inputs"].get("images")
+    return source is not None and prompt[source[0]]["class_type"] == "G2TRReport"
+
+
+def _sample(name: str) -> Image.Image:
+    """A picture of Sample Scene."""
+    path = SCENES / f"{name}.png"
+    return Image.open(path if path.is_file() else PHOTO).convert("RGB")
+
+
+def _not_made(model: str) -> Image.Image:
+    """A frame in the place of a picture that the demo model cannot make."""
+    side, edge = 240, 16
+    picture = Image.new("RGB", (side, side), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for start in range(0, side, 2 * edge):
+        for line in ((start, 1, start + edge, 1), (start, side - 3, start + edge, side - 3)):
+            draw.line(line, DIM, 3)
+            draw.line((line[1], line[0], line[1], line[2]), DIM, 3)
+    said = paragraph(f"your result with {model}", LETTERS, BRIGHT, side - 2 * edge, centred=True)
+    picture.paste(said, (edge, (side - said.height) // 2))
+    return picture
+
+
+def _sheet(pictures: list[Image.Image], words: str) -> Image.Image:
+    """All pictures whole, in the grid that shows them largest, above words."""
+    said = paragraph(words, LETTERS, BRIGHT, THUMBNAIL[0] - 4 * GAP, most=2, centred=True)
+    width, height = THUMBNAIL[0], THUMBNAIL[1] - said.height - 2 * GAP
     count = len(pictures)
     columns = max(range(1, count + 1), key=lambda columns: min(width / columns, height / ceil(count / columns)))
     rows = ceil(count / columns)
     cell = ((width - GAP * (columns - 1)) // columns, (height - GAP * (rows - 1)) // rows)
     sheet = Image.new("RGB", THUMBNAIL, BACKGROUND)
+    sheet.paste(said, (2 * GAP, height + GAP))
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         empty = columns - min(columns, count - row * columns)  # the last row is centred
