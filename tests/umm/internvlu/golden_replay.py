@@ -305,6 +305,7 @@ class Recorder:
 
     def __init__(self, model: InternVLU, states: list[PromptStates]) -> None:
         self.model, self.states = model, states
+        self.compute_dtype = model.compute_dtype
         self.first: torch.Tensor | None = None
         self.seen: list[torch.Tensor] = []
 
