@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import entries, open_regular
+from ..files import entries, is_folder, is_regular, open_regular
 from .stored import read_json
 
 _ENCODING = threading.Lock()  # a tokenizer keeps whether it splits special tokens, and threads share it
@@ -55,11 +55,11 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
     Raises:
         CheckpointError: files are missing or damaged.
     """
-    folders = [home.parent if home.is_file() else home for home in homes]
+    folders = [home.parent if is_regular(home) else home for home in homes]
     home = next((folder for folder in folders if _has_tokenizer(folder)), None)
     if home is None:
         raise CheckpointError(
-            "the folder holds no tokenizer",
+            "the folder holds no tokenizer" if is_folder(folders[-1]) else "there is no such folder of a tokenizer",
             where=str(folders[-1]),
             fix=f"Put {what} into the folder of the weights ({FILES})",
         )
@@ -121,7 +121,7 @@ def check_vocabulary(tokenizer: Any, home: Path, size: int, weights: str) -> Non
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    present = {entry.name for entry in entries(folder, CheckpointError)} if folder.is_dir() else set()
+    present = {entry.name for entry in entries(folder, CheckpointError)} if is_folder(folder) else set()
     return "tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present
 
 

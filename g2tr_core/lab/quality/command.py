@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from ... import checks
 from ...embedded import CHECKPOINT
 from ...errors import SettingsError
+from ...files import path_of
 from ...generation.settings import Decoding, Sampling
 from ...reduction.methods import method_name
 from ...run import Progress
@@ -63,7 +64,7 @@ def run(args: Namespace, load: Callable[[], UnifiedModel], console: Console) -> 
         G2TRError: an argument, a file or the model is wrong, or another run writes into the folder.
     """
     asked, edited = _cases(args)
-    with locked(Path(args.out)):
+    with locked(path_of(args.out, "out")):
         return _run(args, asked, edited, load(), console)
 
 
@@ -74,7 +75,7 @@ def _run(
     model: UnifiedModel,
     console: Console,
 ) -> str:
-    out = Path(args.out)
+    out = path_of(args.out, "out")
     edited_under = conditions(args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES)
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
@@ -189,9 +190,9 @@ def _carry_out(console: Console, name: str, run: AnswerRun | EditRun) -> None:
 
 def _origin(args: Namespace, model: UnifiedModel) -> dict[str, Any]:
     """The model and what it runs on, so that results of two of them, or of a changed one, are never mixed."""
-    path = Path(args.model or CHECKPOINT).expanduser()
+    path = path_of(args.model or CHECKPOINT, "model")
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-    files += [Path(each).expanduser() for each in (args.vae, args.tokenizer) if each]
+    files += [path_of(each, field) for field in ("vae", "tokenizer") if (each := getattr(args, field))]
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     kind = {"dtype": str(model.compute_dtype), "weight_dtype": args.weight_dtype, "device": model.device.type}
     return {"model": args.model or "embedded", **kind, "weights": weights}

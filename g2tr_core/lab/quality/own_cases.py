@@ -8,13 +8,16 @@ folder, named relative to it. Either list may be missing.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, SettingsError
+from ...files import is_folder, is_regular, open_regular, path_of
 from ...images import open_image
 from .cases import Case, Edit, Question, Task
 
@@ -45,7 +48,7 @@ class Row:
     def image(self, name: str) -> Path:
         """A field that names a file."""
         path = self.folder / self.text(name)
-        if not path.is_file():
+        if not is_regular(path):
             raise ImageError(f"there is no file {path}", where=self.where, fix="Check the name; it is relative")
         open_image(path)  # damaged ones are told of now, not in the middle of a long run
         return path
@@ -78,38 +81,48 @@ def _grouped(listed: list[tuple[Path, Task]]) -> list[Case[Task]]:
 
 def _rows(folder: Path, name: str) -> list[Row]:
     """The rows of a list, none where there is no such list."""
-    if not folder.is_dir():
+    folder = path_of(folder, "data")
+    if not is_folder(folder):
         raise SettingsError("there is no such folder", where=str(folder), fix="Check the name")
     readers = {".jsonl": _json_lines, ".csv": _csv_lines}
-    files = [path for suffix in readers if (path := folder / f"{name}{suffix}").is_file()]
+    files = [path for suffix in readers if os.path.lexists(path := folder / f"{name}{suffix}")]
     if len(files) > 1:
         raise SettingsError(f"{name}.jsonl and {name}.csv are both there", where=str(folder), fix="Remove one of them")
-    try:
-        return [row for path in files for row in readers[path.suffix](path)]
-    except UnicodeDecodeError as error:
-        raise SettingsError("this is no UTF-8 text", where=str(files[0]), fix="Save it as UTF-8") from error
+    return [row for path in files for row in readers[path.suffix](path)]
+
+
+def _text(path: Path) -> str:
+    with open_regular(path, SettingsError) as file:
+        try:
+            return file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SettingsError("this is no UTF-8 text", where=str(path), fix="Save it as UTF-8") from error
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise SettingsError(f"this is no JSON ({error.msg})", where=where, fix="Write one object a line") from error
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise SettingsError(f"this is no JSON ({reason})", where=where, fix="Write one object a line") from error
         if not isinstance(fields, dict):
             raise SettingsError("this is no JSON object", where=where, fix='Write {"image": ..., ...}')
         yield Row(fields, path.parent, where)
 
 
 def _csv_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if None in fields:
                 fix = 'Put texts that hold commas in "quotes"'
                 raise SettingsError("there are more fields than the first line names", where=where, fix=fix)
             yield Row(fields, path.parent, where)
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        raise SettingsError(f"this is no table ({error})", where=where, fix="Save it as CSV with commas") from error

@@ -16,6 +16,7 @@ from g2tr_core.lab.quality.own_cases import ONE_KIND, own_edits, own_questions
 from g2tr_core.lab.quality.world_cases import world_edits, world_questions
 from g2tr_core.lab.world.edits import EDIT_CLASSES
 from g2tr_core.lab.world.questions import QUESTION_TYPES
+from tests.special_files import SPECIAL, special
 
 
 def test_the_world_asks_equally_often_of_every_type() -> None:
@@ -128,3 +129,30 @@ def test_a_folder_that_says_too_much_or_nothing_is_refused(folder: Path) -> None
         own_edits(folder, None)
     with pytest.raises(SettingsError, match="no such folder"):
         own_questions(folder / "none", None)
+
+
+LISTS: dict[str, tuple[str, bytes, str]] = {
+    "depth": ("questions.jsonl", b"[" * 100_000, "questions.jsonl, line 1: this is no JSON"),
+    "a long number": ("questions.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "line 1: this is no JSON"),
+    "a long field": ("questions.csv", b"image,question,answer\n" + b"x" * 200_000, "line 1: this is no table"),
+    "no UTF-8": ("questions.jsonl", b"\xff", "UTF-8"),
+    "a path of no kind": ("questions.jsonl", b'{"image": "a\\u0000.png", "question": "?", "answer": "!"}', "no file"),
+    "escapes": ("questions.jsonl", b'{"\\u001b[2J": "x"}', r"\\x1b\[2J"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_damaged_list_is_told(folder: Path, name: str) -> None:
+    file, raw, told = LISTS[name]
+    (folder / file).write_bytes(raw)
+    with pytest.raises(G2TRError, match=told) as fault:
+        own_questions(folder, None)
+    assert fault.value.fix and str(fault.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_list_is_a_regular_file(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(folder)
+    special(Path("questions.jsonl"), kind)
+    with pytest.raises(SettingsError, match=r"no regular file|cannot be read"):
+        own_questions(folder, None)
