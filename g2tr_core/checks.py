@@ -68,9 +68,21 @@ def flag(field: str, value: Any) -> None:
 
 
 def text(field: str, value: Any) -> None:
-    """Refuse anything but a string."""
+    """Refuse anything but a string of valid Unicode."""
     if not isinstance(value, str):
         raise SettingsError(f"needs text, got {type(value).__name__}", where=field, fix="Pass a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        what = f"character {error.start + 1} is not valid Unicode"
+        raise SettingsError(what, where=field, fix="Type it again; what comes from a file must be UTF-8") from error
+
+
+def prompt(field: str, value: Any) -> None:
+    """Refuse text that says nothing."""
+    text(field, value)
+    if not value.strip():
+        raise SettingsError("the text is empty", where=field, fix="Write what you want")
 
 
 def seed(value: Any) -> None:

@@ -14,7 +14,7 @@ from ..embedded import CHECKPOINT, SAMPLE
 from ..figures import comparison, token_map
 from ..images import check_output, open_image, save_image
 from ..jobs.records import Job, Task
-from ..jobs.work import SETTINGS, prepare, read, run
+from ..jobs.work import SETTINGS, prepare, prepare_reading, read, run
 from ..report import Report
 from ..run import Progress
 from ..umm import load
@@ -64,7 +64,7 @@ def imagine(args: Namespace, console: Console, progress: Progress | None) -> Out
 
 def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Draw what a reduction did."""
-    output, prepared = check_output(args.output), prepare(_job(args, "ask", ""))
+    output, prepared = check_output(args.output), prepare_reading(_job(args, "ask", ""))
     model = load_model(args, console)
     reading = read(model, prepared, "answer", progress)
     views = reading.token_views()

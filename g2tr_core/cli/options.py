@@ -19,6 +19,7 @@ from ..umm.registry import ImageTask, models, own_values
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
 
+LONGEST = 60  # characters of an argument that a message quotes
 EXAMPLES = """\
 examples:
   g2tr ask photo.jpg "What is on the table?"
@@ -58,7 +59,7 @@ def parser() -> ArgumentParser:
 
 def _ask(parser: ArgumentParser) -> None:
     _pictures(parser)
-    parser.add_argument("question", metavar="QUESTION", help="what to ask; empty to let the model go on by itself")
+    parser.add_argument("question", metavar="QUESTION", help="what to ask; behind -- where it begins with a dash")
     _common(parser, seed="of the sampling, with --temperature (0)")
     writing = _writing(parser, limit="longest answer in tokens (512, with --think the model's own limit)")
     writing.add_argument("--think", action="store_true", help="let the model reason before it answers")
@@ -129,7 +130,7 @@ def _output(parser: ArgumentParser) -> None:
 def _common(parser: ArgumentParser, seed: str | None = None) -> None:
     parser.add_argument("--model", metavar="PATH", help="folder or file of a model (the embedded demo)")
     if seed is not None:
-        parser.add_argument("--seed", type=int, metavar="N", help=seed)
+        parser.add_argument("--seed", type=whole, metavar="N", help=seed)
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the report")
     speaking(parser)
 
@@ -143,7 +144,7 @@ def speaking(parser: ArgumentParser) -> None:
 def _reduction(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("visual tokens")
     group.add_argument("--keep-ratio", type=float, metavar="X", help="share to keep, 1 for all (0.5)")
-    group.add_argument("--min-tokens", type=int, metavar="N", help="keep at least this many a picture (32)")
+    group.add_argument("--min-tokens", type=whole, metavar="N", help="keep at least this many a picture (32)")
     group.add_argument("--protect", action="append", metavar="MASK", help=_mask_help("keep what is white in"))
     group.add_argument("--sacrifice", action="append", metavar="MASK", help=_mask_help("drop what is white in"))
     group.add_argument("--budget", choices=("ratio", "auto"), help="auto keeps fewer where tokens are alike (ratio)")
@@ -164,7 +165,7 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--auto-min-ratio", type=float, metavar="X", help="least share that auto keeps (0.1)")
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
     group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
-    group.add_argument("--latent-pool", type=int, metavar="N", help="side of the latent blocks to compare with (2)")
+    group.add_argument("--latent-pool", type=whole, metavar="N", help="side of the latent blocks to compare with (2)")
 
 
 def _mask_help(what: str) -> str:
@@ -173,7 +174,7 @@ def _mask_help(what: str) -> str:
 
 def _writing(parser: ArgumentParser, limit: str, title: str = "writing") -> _ArgumentGroup:
     group = parser.add_argument_group(title)
-    group.add_argument("--max-tokens", type=int, metavar="N", help=limit)
+    group.add_argument("--max-tokens", type=whole, metavar="N", help=limit)
     group.add_argument("--temperature", type=float, metavar="X", help="0 is always the likeliest token (0)")
     group.add_argument(
         "--top-p", type=float, metavar="X", help="sample from the likeliest tokens of this probability (1)"
@@ -190,7 +191,7 @@ def _planning(parser: ArgumentParser) -> None:
 def _sampling(parser: ArgumentParser, task: ImageTask, size: str) -> _ArgumentGroup:
     group = parser.add_argument_group("sampling")
     group.add_argument("--size", type=_size, metavar="WxH", help=size)
-    group.add_argument("--steps", type=int, metavar="N", help=f"more are finer and slower {_own('steps', task)}")
+    group.add_argument("--steps", type=whole, metavar="N", help=f"more are finer and slower {_own('steps', task)}")
     group.add_argument(
         "--text-scale",
         type=float,
@@ -257,12 +258,27 @@ def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
+def whole(text: str) -> int:
+    """A whole number, as torch has them: of 64 bits."""
+    try:
+        number = int(text)
+    except ValueError:  # Python's own limit of digits raises it too
+        number = 2**64
+    if abs(number) >= 2**64:
+        raise ArgumentTypeError(f"{_short(text)} is not a whole number of at most 64 bits")
+    return number
+
+
 def _size(text: str) -> tuple[int, int]:
     """`WxH` in pixels."""
-    match = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is not a size; write width and height in pixels, such as 1024x768")
+        raise ArgumentTypeError(f"{_short(text)} is not a size; write width and height in pixels, such as 1024x768")
     return int(match[1]), int(match[2])
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def given(args: Namespace, *names: str) -> dict[str, Any]:

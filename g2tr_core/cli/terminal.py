@@ -8,7 +8,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+from ..process import answer, deafen, plain, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,18 +30,12 @@ class Console:
 
     def result(self, text: str, fields: Mapping[str, Any]) -> None:
         """The result on standard output: the fields as one line of JSON where that was asked for, else the text."""
-        _write(sys.stdout, json.dumps(fields) if self._json else text)
+        answer(json.dumps(fields) if self._json else plain(text))
 
     def tell(self, text: str) -> None:
         """Something beside the result, for people."""
         if not self._quiet:
-            _write(sys.stderr, text)
-
-    def fail(self, message: str) -> None:
-        """Why there is no result."""
-        _write(sys.stderr, f"g2tr: {message}")
-        if self._json:
-            self.result("", {"error": message})
+            say(plain(text))
 
     @contextmanager
     def progress(self) -> Iterator[Bars | None]:
@@ -66,16 +62,27 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int, preview: Tensor | None = None) -> None:
         """Show that `done` of `total` are done."""
-        if stage != self._stage:
-            self.close()
-            self._stage = stage
-            self._bar = self._open(total=total, desc=stage, unit=UNITS.get(stage, ""), leave=False, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
+        with _while_seen():
+            if stage != self._stage:
+                self.close()
+                self._stage = stage
+                self._bar = self._open(total=total, desc=stage, unit=UNITS.get(stage, ""), leave=False, file=sys.stderr)
+            self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.close()
+            with _while_seen():
+                self._bar.close()
+
+
+@contextmanager
+def _while_seen() -> Iterator[None]:
+    """Draw nothing any more once the terminal is gone: the work goes on."""
+    try:
+        yield
+    except OSError:
+        deafen(sys.stderr)
 
 
 def quieten_libraries() -> None:
@@ -85,10 +92,3 @@ def quieten_libraries() -> None:
     """
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
-
-
-def _write(stream: TextIO, text: str) -> None:
-    """One text and a line end; signs that the stream cannot show become question marks."""
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    stream.flush()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from torch import Tensor
 
+from .. import checks
 from ..errors import SettingsError
 from ..generation.settings import Decoding, Guidance, Sampling, noise_seed
 from ..images import open_image, open_mask, to_tensor
@@ -19,7 +20,7 @@ from ..run import Progress
 from ..umm.contract import UnifiedModel
 from ..umm.reading import Reading
 from ..umm.registry import Purpose
-from .records import Job, Result
+from .records import Job, Result, Task
 
 S = TypeVar("S", Reduction, Decoding, Sampling, Guidance)
 
@@ -30,6 +31,10 @@ SETTINGS = tuple(
     if setting.name not in ("seed", "guidance")
 )
 """What the settings of a job may name."""
+
+
+PROMPTS: dict[Task, str] = {"ask": "question", "edit": "instruction", "imagine": "prompt"}
+"""What the prompt of a task is called."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,19 @@ class Prepared:
 
 
 def prepare(job: Job) -> Prepared:
-    """Open the files of a job and check its settings, as far as that can be done without a model.
+    """Open the files of a job and check its prompt and settings, as far as that can be done without a model.
 
     Raises:
         ImageError: a file is missing, damaged or no picture.
-        SettingsError: a setting is outside its limits, or there is none of that name; or more masks than pictures.
+        SettingsError: a setting is outside its limits, or there is none of that name; more masks than pictures; or the
+            prompt is empty, which no one means, though a model goes on by itself.
     """
+    checks.prompt(PROMPTS[job.task], job.prompt)
+    return prepare_reading(job)
+
+
+def prepare_reading(job: Job) -> Prepared:
+    """As `prepare`, where the pictures shall only be read: the prompt does not matter."""
     for name in job.settings:
         if name not in SETTINGS:
             raise SettingsError("there is no such setting", where=name, fix=f"Choose among {', '.join(SETTINGS)}")

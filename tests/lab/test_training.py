@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from g2tr_core import umm
 from g2tr_core.errors import SettingsError
 from g2tr_core.lab.training import network as stage
-from g2tr_core.lab.training.__main__ import run
+from g2tr_core.lab.training.__main__ import main, run
 from g2tr_core.lab.training.autoencoder import BLOCKS, GROUPS, WIDTHS
 from g2tr_core.lab.training.evaluate import evaluate
 from g2tr_core.lab.training.examples import Example, Factory
@@ -151,6 +151,49 @@ def test_curves_keep_their_columns_apart_when_losses_come_and_go(tmp_path: Path)
 def test_no_target_of_training_is_a_composition_of_another_split(factory: Factory) -> None:
     targets = [one.edit.target for example in factory.examples(64) for one in example.targets]
     assert {split_of(target) for target in targets} == {"train"}
+
+
+@pytest.mark.parametrize("content", ["", "cut", "other", "no progress"])
+def test_a_torn_state_is_told(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "autoencoder"
+    folder.mkdir()
+    path = folder / "state.safetensors"
+    assert main(["autoencoder", str(tmp_path), "--minutes", "0.001"]) == 0
+    whole = path.read_bytes()
+    if content in ("", "cut"):
+        path.write_bytes(whole[: len(whole) // 2 if content else 0])
+    else:
+        known = json.dumps({"seed": 0, "step": 1, "seconds": 1.0})
+        save_file({"x": torch.zeros(1)}, path, None if content == "no progress" else {"progress": known})
+    capsys.readouterr()
+    assert main(["autoencoder", str(tmp_path), "--minutes", "0.001"]) == 1
+    told = capsys.readouterr().err
+    assert "state.safetensors: " in told and "Delete it" in told and len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["network"], "ae.safetensors: there is no such file. Run the stage that writes it first."),
+        (["export"], "state.safetensors: there is no such file"),
+        (["export", "--device", "meta"], "device: meta cannot be used here"),
+        (["export", "--minutes", "nan"], "minutes: nan"),
+        (["export", "--seed", "-1"], "seed: -1"),
+    ],
+)
+def test_the_command_tells_what_is_wrong(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage_name, *options = arguments
+    assert main([stage_name, str(tmp_path), *options]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_torn_line_of_the_curves_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    path.write_bytes(b"step,kind\n1,0.5\n2\n\xff,1,2,3\n")
+    add_row(path, {"step": 3, "kind": 0.25})
+    assert path.read_text(encoding="utf-8").splitlines() == ["step,kind", "1,0.5", "3,0.25"]
 
 
 def test_all_stages_run_stop_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from ... import checks
+from ...process import guarded
+
+if TYPE_CHECKING:
+    import torch
 
 MINUTES = {"autoencoder": 15.0, "network": 220.0, "export": 0.0}  # on two CPU cores
 
 
-def main() -> None:
-    """Parse the command line and run one stage or all."""
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one stage or all; the exit status is as `process` lists it."""
+    return guarded(lambda: _command(argv), name="training", ends=argv is None)
+
+
+def _command(argv: list[str] | None) -> int:
+    import torch
+
+    from ...checkpoints.stored import check_device
+
     parser = argparse.ArgumentParser(
         prog="python -m g2tr_core.lab.training",
         description=__doc__,
@@ -30,12 +44,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help=f"of one stage in all, earlier runs included ({defaults})")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    checks.whole("seed", args.seed, low=0, high=2**62)
+    if args.minutes is not None:
+        checks.number("minutes", args.minutes, low=0.0, high=1e6)
+    device = check_device(args.device, (torch.float32, torch.bfloat16))
     if args.stage == "all" and args.minutes is not None:
         parser.error("--minutes is for one stage; with all of them each takes its own")
     for stage in MINUTES if args.stage == "all" else (args.stage,):
         minutes = MINUTES[stage] if args.minutes is None else args.minutes
-        run(stage, args.folder, minutes=minutes, device=torch.device(args.device), seed=args.seed)
+        run(stage, args.folder, minutes=minutes, device=device, seed=args.seed)
+    return 0
 
 
 def run(stage: str, whole: Path, *, minutes: float, device: torch.device, seed: int) -> None:
@@ -78,4 +97,4 @@ def _log(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...umm.bagel.vae import LATENT_CHANNELS, SCALE, SHIFT, diffusers_name
@@ -17,7 +17,7 @@ from ..world.render import render, to_image
 from ..world.splits import scenes
 from .autoencoder import BLOCKS, GROUPS, WIDTHS
 from .network import THROWN_AWAY, sinusoids
-from .optimiser import STATE
+from .optimiser import STATE, weights_in
 from .recipe import CONFIG, Recipe
 
 STEPS = 12  # targets are certain, so few will do
@@ -32,14 +32,14 @@ def export(trained: Path, folder: Path) -> None:
         folder: where the checkpoint goes; what is there of the same names is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = load_file(trained / "network" / STATE)
+    state = weights_in(trained / "network" / STATE)
     prefix = "master."
     masters = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     weights = {name: tensor.bfloat16() for name, tensor in masters.items() if not name.startswith(THROWN_AWAY)}
     for name, side in (("latent_pos_embed", CONFIG.latent_side), ("vit_pos_embed", CONFIG.vit_side)):
         weights[f"{name}.pos_embed"] = sinusoids(side, CONFIG.hidden_size).bfloat16()
     save_file(weights, folder / "ema.safetensors")
-    save_file(released_names(load_file(trained / "autoencoder" / "ae.safetensors")), folder / "ae.safetensors")
+    save_file(released_names(weights_in(trained / "autoencoder" / "ae.safetensors")), folder / "ae.safetensors")
     for file in (trained / "network" / "tokenizer").iterdir():
         shutil.copyfile(file, folder / file.name)
     vocabulary = len(weights["language_model.model.embed_tokens.weight"])

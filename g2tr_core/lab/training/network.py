@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from ...errors import CheckpointError
 from ...umm.bagel.network import BagelNetwork, SpecialTokens
 from ...umm.bagel.tokenizer import SPECIAL
 from ...umm.bagel.vae import Autoencoder
@@ -22,7 +22,7 @@ from .autoencoder import BLOCKS, GROUPS, WIDTHS
 from .evaluate import evaluate
 from .examples import Factory, Pool
 from .losses import Heads, Learner, total
-from .optimiser import MasterWeights, schedule
+from .optimiser import MasterWeights, schedule, weights_in
 from .recipe import CONFIG, Recipe
 from .texts import Writer
 from .tokenizer import write_tokenizer
@@ -132,7 +132,11 @@ def _factory(split: Split, seed: int, recipe: Recipe, vae: Autoencoder, edits: i
 def load_for_training(path: Path, device: torch.device) -> Autoencoder:
     """The autoencoder of the first stage, frozen."""
     autoencoder = Autoencoder(WIDTHS, BLOCKS, device, groups=GROUPS)
-    autoencoder.kl.load_state_dict(load_file(path))
+    try:
+        autoencoder.kl.load_state_dict(weights_in(path))
+    except RuntimeError as error:
+        fix = "Delete it, and run the stage `autoencoder` again"
+        raise CheckpointError("these are not the weights of this autoencoder", where=str(path), fix=fix) from error
     autoencoder = autoencoder.to(torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return autoencoder.requires_grad_(False).eval()
 
@@ -194,10 +198,12 @@ def add_row(path: Path, row: Mapping[str, float | Tensor]) -> None:
     """Add a row to a table of curves; columns may have come or gone since the last one."""
     rows: list[dict[str, str]] = []
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]  # not torn
     rows.append({name: f"{float(value):.5g}" for name, value in row.items()})
-    with path.open("w", newline="", encoding="utf-8") as file:
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list({name: None for one in rows for name in one}))
         writer.writeheader()
         writer.writerows(rows)
+    fresh.replace(path)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...errors import SettingsError
+from ...checkpoints.diagnosis import diagnose
+from ...checkpoints.names import shown
+from ...errors import CheckpointError, SettingsError
 
 CLIP = 1.0  # largest norm of a step's gradient
 STATE = "state.safetensors"
@@ -70,27 +72,45 @@ class MasterWeights:
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
         fresh = folder / f"{STATE}.new"
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-            fresh,
-            {"progress": json.dumps(progress)},
-        )
-        fresh.replace(folder / STATE)
+        try:
+            save_file(
+                {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+                fresh,
+                {"progress": json.dumps(progress)},
+            )
+            fresh.replace(folder / STATE)
+        except SafetensorError as error:
+            fix = "Check the free space, and run the same command again"
+            raise SettingsError(f"the state cannot be written ({error})", where=str(folder / STATE), fix=fix) from error
+        finally:
+            fresh.unlink(missing_ok=True)
 
     def load(self, folder: Path, seed: int) -> dict[str, Any]:
         """Go on from a saved state; returns its progress, empty where there is none.
 
         Raises:
             SettingsError: it was begun with another seed.
+            CheckpointError: it is damaged, or of another network.
         """
-        if not (folder / STATE).is_file():
+        path = folder / STATE
+        if not path.exists():
             return {}
-        with safe_open(folder / STATE, "pt") as file:
-            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-        if progress["seed"] != seed:
-            fix = f"Go on with {progress['seed']}, or begin in another folder"
+        tensors = weights_in(path)
+        try:
+            with safe_open(path, "pt") as file:
+                progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            self._take(tensors)
+            progress["seconds"], progress["step"] = float(progress["seconds"]), int(progress["step"])
+            seed_before = progress["seed"]
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            what = f"this is no training state of this network ({type(error).__name__}: {shown(str(error))})"
+            raise CheckpointError(what, where=str(path), fix="Delete it to begin again") from error
+        if seed_before != seed:
+            fix = f"Go on with {seed_before}, or begin in another folder"
             raise SettingsError(f"the state in {folder} was begun with another seed", where="seed", fix=fix)
-        tensors = load_file(folder / STATE)
+        return progress
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, weight in self.master.items():
                 weight.copy_(tensors[f"master.{name}"])
@@ -102,7 +122,21 @@ class MasterWeights:
                 if kind == "optimiser" and int(place[0]) == number:
                     whole["state"].setdefault(int(place[1]), {})[place[2]] = tensor
             optimiser.load_state_dict(whole)
-        return progress
+
+
+def weights_in(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that an earlier stage or run wrote.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError("there is no such file", where=str(path), fix="Run the stage that writes it first")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        what, _ = diagnose(path, error)
+        raise CheckpointError(what, where=str(path), fix="Delete it, and run the stage that writes it again") from error
 
 
 def _flat(weight: Tensor) -> Tensor:
