@@ -266,7 +266,7 @@ ERRORS = {
     "missing folder": (["imagine", "A fox", "-o", "none/out.png"], "none/out.png: the folder does not exist"),
     "output is a folder": (["imagine", "A fox", "-o", "folder.png"], "this is a folder"),
     "output in a file": (["imagine", "A fox", "-o", "words.png/out.png"], "words.png/out.png"),
-    "output name too long": (["imagine", "A fox", "-o", f"{'a' * 300}.png"], "cannot be written"),
+    "output name too long": (["imagine", "A fox", "-o", f"{'a' * 300}.png"], "File name too long"),
     "unknown benchmark": (["bench", "none"], "there is no benchmark 'none'. Choose one of: "),
 }
 

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...checkpoints.diagnosis import diagnose
-from ...checkpoints.names import shown
-from ...errors import CheckpointError, SettingsError
+from ...errors import CheckpointError, SettingsError, shown
 
 CLIP = 1.0  # largest norm of a step's gradient
 STATE = "state.safetensors"
