@@ -131,6 +131,19 @@ def test_queries_take_turns_where_every_back_end_would_write_out_all_scores(
     assert max(written, default=0) <= limit and len(written) == (-(-n // 2) if n > 2 else 0)
 
 
+def test_a_long_text_behind_a_prefix_never_writes_out_its_whole_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU; a question of 20,000 characters took gigabytes."""
+    rows, new = 60, 40
+    query, key = torch.randn(new, HEADS, DIM), torch.randn(rows, HEADS, DIM)
+    ranges = [KeyValues(key, key)]
+    expected = attention(query, ranges, causal=True)
+    masks, real = [], attention_module.causal_lower_right
+    monkeypatch.setattr(attention_module, "causal_lower_right", lambda *size: masks.append(size) or real(*size))
+    monkeypatch.setattr(attention_module, "SCORES", 300)
+    torch.testing.assert_close(attention(query, ranges, causal=True), expected, atol=1e-5, rtol=1e-5)
+    assert len(masks) == new // 5 and max(rows * columns for rows, columns in masks) <= 300
+
+
 def test_rotation_keeps_norms_and_depends_on_distance_only() -> None:
     x, y = torch.randn(1, HEADS, DIM), torch.randn(1, HEADS, DIM)
 

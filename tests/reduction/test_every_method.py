@@ -32,6 +32,22 @@ def run(name: str, how: Reduction, picture: Picture, priority: torch.Tensor | No
     return reduce(picture.features, picture.grid, *latent, how, priority=priority, vit_attention=attention)
 
 
+@pytest.mark.parametrize("scale", [2.0**-110, 2.0**-70, 2.0**64, 2.0**100, 2.0**125])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "norm"])
+def test_a_picture_of_any_brightness_keeps_the_same_tokens(name: str, dtype: torch.dtype, scale: float) -> None:
+    """Squares of large features overflow, those of small ones vanish; directions say the same."""
+    # Halves, so that every type holds them.
+    plain = seeded(torch.float32)
+    plain = replace(plain, features=(plain.features * 2).round() / 2, anchors=(plain.anchors * 2).round() / 2)
+    scaled = replace(plain, features=(plain.features * scale).to(dtype), anchors=(plain.anchors * scale).to(dtype))
+    plain = replace(plain, features=plain.features.to(dtype), anchors=plain.anchors.to(dtype))
+    for how in (Reduction(0.4, 1), Reduction(0.9, 1, budget="auto", auto_similarity=0.8)):
+        expected, found = run(name, how, plain), run(name, how, scaled)
+        assert torch.equal(found.keep, expected.keep) and len(found.keep.unique()) == len(found.keep)
+        assert torch.equal(found.assignment, expected.assignment)
+
+
 def seeded(dtype: torch.dtype, grid: tuple[int, int] = (7, 9)) -> Picture:
     random = torch.Generator().manual_seed(7)
     features = torch.randn(grid[0] * grid[1], 6, generator=random).to(dtype)

@@ -28,6 +28,7 @@ from g2tr_core.umm.bagel.model import Bagel
 from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.registry import models
+from g2tr_core.umm.values import scaled
 from tests.goldens import BAGEL_TINY
 
 MODELS = (BAGEL_TINY, INTERNVLU)
@@ -278,6 +279,34 @@ def test_a_picture_has_the_size_that_was_asked_for_and_says_how_it_was_made(
     assert made.image.size == size and all(abs(side - asked) <= 8 for side, asked in zip(at, size, strict=True))
     said = f"The picture was made at {at[0]}x{at[1]} and scaled to {size[0]}x{size[1]}."
     assert (said in made.report.notes) == (at != size)
+
+
+@pytest.mark.parametrize("size", [(97, 64), (131, 75), (60, 127), (128, 128)])
+def test_a_picture_comes_back_where_it_was(model: UnifiedModel, size: tuple[int, int]) -> None:
+    """What is read, and scaled back to the size of the picture, is neither shifted nor zoomed."""
+    across, down = torch.meshgrid(torch.linspace(0, 1, size[0]), torch.linspace(0, 1, size[1]), indexing="xy")
+    waves = (0.5 + 0.25 * torch.sin(20 * across) + 0.25 * torch.sin(20 * down))[..., None].repeat(1, 1, 3)
+    prepared = model.prepare(waves)
+    seen = (prepared.vae_pixels.float() / 2 + 0.5).permute(1, 2, 0)
+    back = scaled(seen.clamp(0, 1), prepared.picture_size)
+    assert back.shape == waves.shape
+    inside = (slice(4, -4), slice(4, -4))
+    away = (back - waves)[inside].abs().mean()
+    shifted = (waves.roll(1, 0) - waves)[inside].abs().mean(), (waves.roll(1, 1) - waves)[inside].abs().mean()
+    assert away < min(shifted) / 4, "a quarter of a pixel"
+
+
+def test_words_behind_pictures_have_the_same_places_whatever_was_dropped(model: UnifiedModel) -> None:
+    """Of BAGEL, whose pictures take one rope id each; InternVL-U's visual tokens are words to its language model, which
+    close ranks."""
+    places = []
+    for ratio in (1.0, 0.25):
+        reading = model.read([SCENE, PHOTO], Reduction(ratio, 1), purpose="answer")
+        prefix = max(reading.kv_prefixes(), key=lambda prefix: prefix.position)
+        places.append((prefix.position, prefix.length))
+    (whole, all_rows), (reduced, few_rows) = places
+    assert few_rows < all_rows
+    assert (whole == reduced) if isinstance(model, Bagel) else (whole - reduced == all_rows - few_rows)
 
 
 def test_an_edit_at_another_size_than_the_picture_says_so(model: UnifiedModel) -> None:
