@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,9 +20,11 @@ from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.sizes import Shapes
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
+from .tiles import statistics_of_the_whole
 
 SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
 LATENT_CHANNELS = 16
+_DECODING = threading.Lock()  # tiles change how the decoder normalises, and one picture at a time takes less memory
 TILE = 64  # latent pixels a side of a tile, where a picture is decoded in tiles
 LEVELS = 4  # each but the last halves the picture
 NORM_GROUPS = 32
@@ -119,16 +122,20 @@ class Autoencoder(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32, about -1..1 but not clamped."""
         unscaled = (latent.float() / SCALE + SHIFT).to(self.kl.decoder.conv_in.weight).unsqueeze(0)
-        with contextlib.suppress(torch.OutOfMemoryError):
-            pixels: Tensor = self.kl.decoder(unscaled)
-            return pixels.squeeze(0).float()
-        logger.warning("Not enough memory to decode the picture at once: decoding it in tiles, which may show seams")
-        return self.decode_tiled(unscaled)
+        with _DECODING:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                pixels: Tensor = self.kl.decoder(unscaled)
+                return pixels.squeeze(0).float()
+            logger.warning(
+                "Not enough memory to decode the picture at once: decoding it in tiles, which may show seams"
+            )
+            return self.decode_tiled(unscaled)
 
     def decode_tiled(self, unscaled: Tensor) -> Tensor:
         """As `decode`, from unscaled latents [1, 16, h, w], in overlapping tiles that are blended into each other."""
         self.kl.tile_latent_min_size, self.kl.tile_sample_min_size = TILE, TILE * 2 ** (LEVELS - 1)
-        pixels: Tensor = self.kl.tiled_decode(unscaled, return_dict=False)[0]
+        with statistics_of_the_whole(self.kl.decoder, unscaled, TILE):
+            pixels: Tensor = self.kl.tiled_decode(unscaled, return_dict=False)[0]
         return pixels.squeeze(0).float()
 
 

@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from g2tr_core.checkpoints.load_config import LoadConfig
 from g2tr_core.checkpoints.stored import MappedFile, StoredTensor, stored_tensors
+from g2tr_core.embedded import CHECKPOINT, SCENES
 from g2tr_core.errors import CheckpointError, ImageError
-from g2tr_core.umm.bagel.vae import Autoencoder, diffusers_names, load_autoencoder
+from g2tr_core.images import open_image, to_tensor
+from g2tr_core.umm import load
+from g2tr_core.umm.bagel.vae import SCALE, SHIFT, Autoencoder, diffusers_names, load_autoencoder
 from tests.goldens import BAGEL_TINY, golden_folders
 
 CPU = torch.device("cpu")
@@ -131,3 +134,15 @@ def test_a_picture_that_does_not_fit_is_decoded_in_tiles(monkeypatch, caplog) ->
     tiled = autoencoder.decode(latent)
     assert tiled.shape == whole.shape and "tiles" in caplog.text
     assert (tiled - whole).abs().mean() < 0.25 * whole.std()
+
+
+def test_tiles_have_the_colours_of_the_whole_picture() -> None:
+    model = load(CHECKPOINT)
+    scene = to_tensor(open_image(SCENES / "scene-1.png").resize((640, 576)))
+    latent = model.encode_latent(scene.permute(2, 0, 1) * 2 - 1)
+    whole = model.decode_latent(latent)
+    with torch.inference_mode():
+        tiled = model.vae.decode_tiled((latent / SCALE + SHIFT).to(torch.bfloat16)[None])
+    levels = (tiled - whole).mean((1, 2)).abs() * 127.5
+    assert levels.max() < 1, "of 255; as far as 11 where each tile is normalised by itself"
+    assert torch.equal(model.decode_latent(latent), whole), "nothing stays behind"
