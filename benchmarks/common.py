@@ -18,8 +18,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from g2tr_core.checkpoints.stored import check_device
 from g2tr_core.checkpoints.tokenizer import load_tokenizer as find_tokenizer
+from g2tr_core.cli.options import whole
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU
+from g2tr_core.errors import SettingsError
 from g2tr_core.umm.bagel.checkpoint import Parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
 from g2tr_core.umm.bagel.model import Bagel
@@ -125,11 +128,27 @@ def parser(description: str, *, repeats: int, models: Sequence[str] = tuple(MODE
     """The options that all benchmarks have; `models` are those that one can measure."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", choices=models, help="of random weights; default: 7b (29 GB) on a GPU, else mid")
-    options.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--repeats", type=int, default=repeats, help="rounds to take the median of")
-    options.add_argument("--threads", type=int, help="CPU threads; 1 where others use the machine; default: all")
+    options.add_argument("--device", type=usable, default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--repeats", type=count, default=repeats, help="rounds to take the median of")
+    options.add_argument("--threads", type=count, help="CPU threads; 1 where others use the machine; default: all")
     options.add_argument("--quick", action="store_true", help="tiny model, one round: does it run? Times mean nothing")
     return options
+
+
+def count(text: str) -> int:
+    """A whole number from 1, for an option."""
+    number = whole(text)
+    if not 1 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return number
+
+
+def usable(name: str) -> torch.device:
+    """A device that is there, for an option."""
+    try:
+        return check_device(name, (torch.float32, torch.bfloat16))
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def settle(options: argparse.Namespace) -> None:

@@ -169,8 +169,10 @@ def stage_rows(
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.parser(__doc__, repeats=3, models=(*common.MODELS, *common.INTERNVLU_MODELS))
-    parser.add_argument("--size", type=int, help="side of the picture in pixels; default: 1024 on a GPU, else 256")
-    parser.add_argument("--steps", type=int, help="of `Sampling`; default: the authors' on a GPU, else 3")
+    parser.add_argument(
+        "--size", type=common.count, help="side of the picture in pixels; default: 1024 on a GPU, else 256"
+    )
+    parser.add_argument("--steps", type=common.count, help="of `Sampling`; default: the authors' on a GPU, else 3")
     options = parser.parse_args(argv)
     common.settle(options)
     small = options.device.type == "cpu"

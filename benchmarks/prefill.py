@@ -105,7 +105,7 @@ def reduction_rows(
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.parser(__doc__, repeats=5, models=(*common.MODELS, *common.INTERNVLU_MODELS))
-    parser.add_argument("--pictures", type=int, default=1, help="how many are read together")
+    parser.add_argument("--pictures", type=common.count, default=1, help="how many are read together")
     options = parser.parse_args(argv)
     common.settle(options)
     return options

@@ -161,9 +161,9 @@ def rows(scene: Scene, ratios: list[float], repeats: int) -> list[list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time the reduction of one picture against a plain one.")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds to take the median of")
+    parser.add_argument("--device", type=common.usable, default=torch.device("cpu"), help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=common.count, default=torch.get_num_threads(), help="CPU threads (all)")
+    parser.add_argument("--repeats", type=common.count, default=7, help="rounds to take the median of")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.25, 0.1], help="keep ratios")
     parser.add_argument("--quick", action="store_true", help="a quarter of the tokens at a quarter of the width")
     options = parser.parse_args(argv)

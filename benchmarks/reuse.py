@@ -113,7 +113,7 @@ def rows(rounds: list[dict[str, Lap]]) -> list[list[str]]:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.parser(__doc__, repeats=5)
-    parser.add_argument("--size", type=int, default=1024, help="side of the picture in pixels")
+    parser.add_argument("--size", type=common.count, default=1024, help="side of the picture in pixels")
     parser.add_argument("--keep-ratio", type=float, default=0.5)
     options = parser.parse_args(argv)
     common.settle(options)

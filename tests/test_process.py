@@ -136,6 +136,16 @@ def test_a_wrong_command_line_is_json_too(capsys: pytest.CaptureFixture) -> None
     assert stop.value.code == 2 and "error" in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("script", ["edit", "prefill", "reduction", "reuse"])
+@pytest.mark.parametrize(
+    "option", [("--device", "meta"), ("--device", "toaster"), ("--threads", "0"), ("--repeats", "9" * 20)]
+)
+def test_benchmarks_tell_what_is_wrong(script: str, option: tuple[str, str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", script, *option])
+    assert stop.value.code == 2 and f"argument {option[0]}: " in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
