@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ..report import Report
 
+PART = 2**20  # bytes of a file that are in memory at a time
+
 Task = Literal["ask", "edit", "imagine"]
 Setting = bool | int | float | str | Sequence[float]
 
@@ -80,8 +82,11 @@ class Result:
 
 
 def _hash_of(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
     with open_regular(path_of(path, "images", ImageError), ImageError) as file:
-        return _digest(file.read())
+        while part := file.read(PART):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _digest(content: bytes) -> str:
