@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checks import is_number
 from ..errors import CheckpointError, shown
-from .stored import read_json
+from .configuration import read_json
 
 MOST_MODULES = 500  # of a kind; the largest released transformers have some 130 layers
 CORRECT = "Correct the file, or use the one that belongs to these weights"

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import LONGEST_PART, CheckpointError, SettingsError, shown
 from ..files import entries, is_regular, open_regular
 from ..nn.operations import FLOAT8, Operations
+from .configuration import once
 from .diagnosis import GET_FILE, PICKLES, diagnose
 
 FLOATS = {
@@ -37,7 +38,6 @@ FLOATS = {
 
 WINDOW = 2**30  # bytes of a memory map
 LARGEST_HEADER = 2**24  # bytes of a safetensors header; BAGEL's has about 200,000
-LARGEST_TEXT = 2**24  # bytes of a configuration file
 CPU = torch.device("cpu")
 
 
@@ -249,56 +249,6 @@ def metadata_of(stored: Mapping[str, StoredTensor]) -> dict[str, str]:
     """What the headers of the files that tensors come from say beside the tensors."""
     files = {tensor.file.path: tensor.file for tensor in stored.values()}
     return {key: value for path in sorted(files, reverse=True) for key, value in files[path].metadata.items()}
-
-
-def read_text(path: Path) -> str | None:
-    """A small text file, UTF-8 with or without its mark; None if there is none.
-
-    Raises:
-        CheckpointError: it is no regular file, too large, or of another encoding.
-    """
-    if not os.path.lexists(path):
-        return None
-    with open_regular(path, CheckpointError) as file:
-        raw = file.read(LARGEST_TEXT + 1)
-    if len(raw) > LARGEST_TEXT:
-        what = f"the file is larger than {LARGEST_TEXT:,} bytes, which no configuration is"
-        raise CheckpointError(what, where=str(path), fix=GET_FILE)
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CheckpointError("this is no UTF-8 text", where=str(path), fix="Save it as UTF-8") from error
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if there is no such file.
-
-    Raises:
-        CheckpointError: the file is not a JSON object; names the line.
-    """
-    text = read_text(path)
-    if text is None:
-        return None
-    fix = "Repair the line, or download the file again"
-    try:
-        content = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        what = f"line {error.lineno}, column {error.colno} is not valid JSON ({error.msg})"
-        raise CheckpointError(what, where=str(path), fix=fix) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the file cannot be read as JSON ({error})", where=str(path), fix=fix) from error
-    if not isinstance(content, dict):
-        raise CheckpointError("line 1 does not begin a JSON object", where=str(path), fix=fix)
-    return content
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys do not contradict each other: of two values, readers differ in which one they take."""
-    values = dict(pairs)
-    twice = next((key for key, value in pairs if repr(values[key]) != repr(value)), None)
-    if twice is not None:
-        raise ValueError(f"{shown(twice)} stands there with two values")
-    return values
 
 
 def check_device(device: torch.device | str, dtypes: Iterable[torch.dtype], *, runs: bool = True) -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files import entries, is_folder, is_regular, open_regular
-from .stored import read_json
+from .configuration import read_json
 
 _ENCODING = threading.Lock()  # a tokenizer keeps whether it splits special tokens, and threads share it
 FILES = "tokenizer_config.json, and either tokenizer.json or vocab.json with merges.txt"

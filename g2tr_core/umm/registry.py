@@ -71,6 +71,7 @@ class Facts:
         thinking: how the authors let it think.
         thinks_before: what it can think before.
         unused_sampling: settings of `Sampling` and `Guidance` that it does not use.
+        other_folder: in ComfyUI's models folder, where other packs keep the same files; None if there is no such place.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Facts:
     thinking: Decoding
     thinks_before: frozenset[Purpose]
     unused_sampling: frozenset[str] = frozenset()
+    other_folder: str | None = None
 
 
 def models() -> tuple[Facts, ...]:

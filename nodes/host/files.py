@@ -1,9 +1,9 @@
 """ComfyUI's model folders, and which of their files the loader offers, by the names that workflows keep.
 
-In the pack's own folder, and in models/bagel, everything is offered. In ComfyUI's usual folders, where all kinds of
-models lie, only what the core knows by a file's header. A file of a released folder stands for the whole folder; where
-the network is one file, the folder goes by that file's name, for ComfyUI's notice of missing models compares names of
-files.
+In the pack's own folder, and where other packs keep the same models, everything is offered. In ComfyUI's usual folders,
+where all kinds of models lie, only what the core knows by a file's header. A file of a released folder stands for the
+whole folder; where the network is one file, the folder goes by that file's name, for ComfyUI's notice of missing models
+compares names of files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from ...g2tr_core.umm.registry import models
 from ..facts import tip
 
 MODEL_FOLDER = "unified_models"
-OTHER_FOLDERS = ("bagel",)  # of models/: where other packs for the same models keep the same files
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")
 BESIDE = "beside the model"
 
@@ -30,7 +29,8 @@ Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of every file
 
 def register_folder() -> None:
     """Make the pack's model folders known, behind those that extra_model_paths.yaml names for it."""
-    for folder in (MODEL_FOLDER, *OTHER_FOLDERS):
+    others = (known.other_folder for known in models() if known.other_folder is not None)
+    for folder in (MODEL_FOLDER, *others):
         folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / folder))
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from g2tr_core import umm
+from g2tr_core.checkpoints import configuration
 from g2tr_core.checkpoints import stored as weights
 from g2tr_core.checkpoints import tokenizer as tokenizers
-from g2tr_core.checkpoints.stored import find_safetensors, read_json, stored_tensors
+from g2tr_core.checkpoints.configuration import read_json
+from g2tr_core.checkpoints.stored import find_safetensors, stored_tensors
 from g2tr_core.embedded import INTERNVLU
 from g2tr_core.errors import CheckpointError, G2TRError
 from tests.goldens import BAGEL_TINY
@@ -166,7 +168,7 @@ def test_json_of_every_kind(tmp_path: Path, name: str) -> None:
 
 
 def test_a_configuration_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "LARGEST_TEXT", 100)
+    monkeypatch.setattr(configuration, "LARGEST_TEXT", 100)
     (tmp_path / "c.json").write_text('{"a": 1}'.ljust(100))
     assert read_json(tmp_path / "c.json") == {"a": 1}
     (tmp_path / "c.json").write_text('{"a": 1}'.ljust(101))

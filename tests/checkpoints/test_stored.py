@@ -19,6 +19,7 @@ from safetensors.torch import save, save_file
 
 from g2tr_core import umm
 from g2tr_core.checkpoints import stored as weights
+from g2tr_core.checkpoints.configuration import read_json
 from g2tr_core.checkpoints.formats.registry import read_weights, refuse_unreadable
 from g2tr_core.checkpoints.load_config import LoadConfig
 from g2tr_core.checkpoints.parts import Part, Parts, find_layout
@@ -28,7 +29,6 @@ from g2tr_core.checkpoints.stored import (
     check_tensors,
     find_safetensors,
     metadata_of,
-    read_json,
     stored_tensors,
 )
 from g2tr_core.errors import CheckpointError, SettingsError

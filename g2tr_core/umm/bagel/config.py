@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import checks
+from ...checkpoints.configuration import read_text
 from ...checkpoints.sizes import Settings, Shapes, say_what_was_assumed
-from ...checkpoints.stored import read_text
 from ...errors import CheckpointError, SettingsError
 from ...generation.settings import Guidance, Sampling
 from ...nn.sizes import DecoderSizes

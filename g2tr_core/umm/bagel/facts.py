@@ -39,4 +39,5 @@ BAGEL = Facts(
     thinking_sampling={"edit": EDIT, "imagine": IMAGINE},
     thinking=Decoding(max_tokens=1000),
     thinks_before=frozenset(("answer", "edit")),
+    other_folder="bagel",
 )
