@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
 
+from ..g2tr_core.images import to_tensor
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
+from .host import outputs
 from .host.memory import ManagedModel, ManagedReading
 from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
 from .sockets import CATEGORY, readers_model_input, reading_input, seed_input
@@ -75,4 +79,11 @@ class Edit(io.ComfyNode):
         own_width, own_height = reading.size
         size = (width or own_width, height or own_height)
         edited = model.edit(reading, instruction, sampling, size, think)
-        return packed(model, edited, sampling, before=reading.reading.report)
+        return packed(model, edited, sampling, reading.reading.report, before_and_after(reading, edited.pixels))
+
+
+def before_and_after(reading: ManagedReading, edited: Tensor) -> dict[str, Any]:
+    """What the node's slider shows: the last picture that was read, and the edited one [H, W, 3], at one size."""
+    read = reading.reading.token_views()[-1].image.resize((edited.shape[1], edited.shape[0]), Image.Resampling.LANCZOS)
+    pictures = {"g2tr_before": to_tensor(read), "g2tr_after": edited}
+    return {name: ui.PreviewImage(outputs.image(picture)).values for name, picture in pictures.items()}

@@ -225,7 +225,11 @@ def _interval(start: float, end: float, own: tuple[float, float]) -> tuple[float
 
 
 def packed(
-    model: ManagedModel, generated: GeneratedImage, sampling: Sampling, before: Report | None = None
+    model: ManagedModel,
+    generated: GeneratedImage,
+    sampling: Sampling,
+    before: Report | None = None,
+    shown: dict[str, Any] | None = None,
 ) -> io.NodeOutput:
     """A generated picture as outputs: IMAGE [1, H, W, 3], LATENT, thinking, report.
 
@@ -234,11 +238,12 @@ def packed(
         generated: what it generated.
         sampling: how; the report names it, for the graph shows 0 where the model's own holds.
         before: what reading cost.
+        shown: what the node shows, if anything.
     """
     report = generated.report if before is None else generated.report.after(before)
     report = replace(report, notes=[*report.notes, in_words(sampling)])
     latent = outputs.latent(generated.latent, model.model.latent_space)
-    return io.NodeOutput(outputs.image(generated.pixels), latent, generated.thinking, report)
+    return io.NodeOutput(outputs.image(generated.pixels), latent, generated.thinking, report, ui=shown)
 
 
 def in_words(sampling: Sampling) -> str:

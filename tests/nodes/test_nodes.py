@@ -71,6 +71,16 @@ def test_min_tokens_that_keeps_more_than_the_ratio_says_so(model: Any, photo: to
     assert "min_tokens" not in run("G2TRCompare", reduction=half, **compared)[1][0]
 
 
+def test_an_edit_shows_before_and_after_at_one_size(model: Any, photo: torch.Tensor) -> None:
+    wide = photo[:, : photo.shape[1] // 2]  # what the model saw may be square
+    reading = read(model, {"image1": photo, "image2": wide})[0]
+    (picture, *_), (shown,) = outcome("G2TREdit", reading=reading, instruction="Red.", **QUICK)
+    (before,), (after,) = shown["g2tr_before"], shown["g2tr_after"]
+    assert torch.equal(after, picture[0][0]) and before.shape == after.shape
+    original = torch.nn.functional.interpolate(wide.movedim(-1, 1), tuple(before.shape[:2]), mode="area")[0]
+    assert (before.movedim(-1, 0) - original).abs().mean() < 0.1, "the last picture"
+
+
 def test_sample_scenes(models: Path) -> None:
     (entry,) = nodes()["G2TRSampleScene"].define_schema().inputs
     assert len(entry.options) >= 3 and entry.default in entry.options

@@ -99,6 +99,12 @@ def test_ask_and_token_map_show_their_results(seen: Seen) -> None:
     assert "G2TRTokenMap" in ran["pictures"]
 
 
+def test_edit_shows_before_and_after(seen: Seen) -> None:
+    ran = _named(seen, "Edit a picture")["afterwards"]
+    (slider,) = (box for box in ran["elements"] if box["widget"] == "g2tr_slider")
+    assert slider["pictures"] == 2 and slider["height"] >= 200
+
+
 def test_new_nodes_are_readable(seen: Seen) -> None:
     """Boxes have room before a run; after it the whole text is there, or many lines of it and the rest to scroll to."""
     scratch = seen["scratch"]
