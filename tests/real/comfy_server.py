@@ -25,7 +25,12 @@ from tests.real.socket_client import WebSocket
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = REPOSITORY / "workflows"
 PROMPTS = sorted((WORKFLOWS / "api").glob("*.json"))
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}  # no tour, no map over the graph
+SETTINGS = {  # no tour, nothing over the graph
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Graph.CanvasMenu": False,
+}
 PATIENCE = 300.0  # seconds without a message, and until the server answers
 
 Prompt = dict[str, dict[str, Any]]

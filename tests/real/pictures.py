@@ -33,7 +33,7 @@ def thumbnails(server: ComfyServer) -> None:
     """What goes into a template and what comes out, above its words; of one that needs real weights only the former."""
     for path in PROMPTS:
         prompt: Prompt = json.loads(path.read_text())
-        (checkpoint,) = (node["inputs"]["checkpoint"] for node in prompt.values() if "checkpoint" in node["inputs"])
+        checkpoint = _checkpoint(prompt)
         words = {node: text for node in prompt for name, text in prompt[node]["inputs"].items() if name in WORDS}
         if checkpoint in DEMOS:
             outputs = server.run(prompt).outputs
@@ -49,11 +49,16 @@ def thumbnails(server: ComfyServer) -> None:
 
 
 def screenshots(server: ComfyServer) -> None:
-    """Every template in the editor, after a run."""
+    """Every template in the editor, after a run if the demo model can do it."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    jobs = [{"name": path.stem, "run": True, "screenshot": str(SCREENSHOTS / _file_name(path))} for path in PROMPTS]
+    files = {path: SCREENSHOTS / _file_name(path) for path in PROMPTS}
+    runs = {path: _checkpoint(json.loads(path.read_text())) in DEMOS for path in PROMPTS}
+    jobs = [
+        {"name": path.stem, "run": runs[path], "details": not runs[path], "screenshot": str(file)}
+        for path, file in files.items()
+    ]
     in_editor(server, templates=jobs)
-    for path in (Path(job["screenshot"]) for job in jobs):
+    for path in files.values():
         picture = Image.open(path)
         picture.thumbnail(SCREENSHOT, Image.Resampling.LANCZOS)
         picture.save(path, quality=80, optimize=True)
@@ -73,6 +78,13 @@ def _file_name(path: Path) -> str:
 def _images(output: dict[str, Any]) -> list[dict[str, str]]:
     images: list[dict[str, str]] = output.get("images", [])
     return images
+
+
+def _checkpoint(prompt: Prompt) -> str:
+    """What the loader of a template names."""
+    (checkpoint,) = (node["inputs"]["checkpoint"] for node in prompt.values() if "checkpoint" in node["inputs"])
+    name: str = checkpoint
+    return name
 
 
 def _is_plot(prompt: Prompt, node: str) -> bool:

@@ -77,11 +77,11 @@ def _start(model: Node, scene: str) -> Column:
     return Column(SIDE, {"model": model, "scene": _scene(scene), "reduction": _reduction()})
 
 
-def _ask_node(question: str, height: int = 420) -> Node:
+def _ask_node(question: str, height: int = 380) -> Node:
     return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question}, then="fixed")
 
 
-def _edit_node(instruction: str, height: int = 620, **inputs: Any) -> Node:
+def _edit_node(instruction: str, height: int = 750, **inputs: Any) -> Node:
     return Node("G2TREdit", height, {"reading": Link("read", "reading"), "instruction": instruction, **inputs})
 
 
@@ -110,8 +110,8 @@ def _compare() -> Template:
         "prompt": "How many stars are there?",
         "ratios": "1.0, 0.5, 0.25, 0.1",
     }
-    middle = Column(440, {"compare": Node("G2TRCompare", 700, asked)})
-    last = Column(480, {"sheet": Node("PreviewImage", 700, {"images": Link("compare", "sheet")})})
+    middle = Column(490, {"compare": Node("G2TRCompare", 760, asked)})
+    last = Column(440, {"sheet": Node("PreviewImage", 760, {"images": Link("compare", "sheet")})})
     return Template("Compare ratios with token maps", [_start(_load(), "scene-6"), middle, last])
 
 
@@ -143,7 +143,7 @@ def _protect() -> Template:
 
 
 def _one_reading() -> Template:
-    middle = {"read": _read("answer"), "first": _ask_node("What digit is blue?"), "save": _save("edit", "many", 260)}
+    middle = {"read": _read("answer"), "first": _ask_node("What digit is blue?"), "save": _save("edit", "many", 300)}
     last = {"second": _ask_node("What color is the ring?"), "edit": _edit_node("Make the 7 red.")}
     columns = [_start(_load(), "scene-2"), Column(400, middle), Column(400, last)]
     return Template("One reading, many prompts", columns)

@@ -19,7 +19,7 @@ const TEXTS = {
 };
 const EDIT = "G2TREdit";
 const PROMPT_HEIGHT = 60; // more than core gives to boxes that are written in
-const SLIDER_HEIGHT = 260;
+const SLIDER_HEIGHT = 220;
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
