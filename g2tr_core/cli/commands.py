@@ -109,7 +109,7 @@ def load_model(args: Namespace, console: Console) -> UnifiedModel:
     device = _best_device() if args.device == "auto" else args.device
     dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype
     console.tell(SMALL if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
-    return load(
+    model = load(
         args.model or CHECKPOINT,
         device=device,
         dtype=DTYPES[dtype],
@@ -117,6 +117,8 @@ def load_model(args: Namespace, console: Console) -> UnifiedModel:
         vae=args.vae,
         tokenizer=args.tokenizer,
     )
+    model.special_tokens = args.special_tokens
+    return model
 
 
 def _job(args: Namespace, task: Task, prompt: str) -> Job:

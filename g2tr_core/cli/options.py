@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from .. import __version__
@@ -72,7 +72,13 @@ def _edit(parser: ArgumentParser) -> None:
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change")
     _output(parser)
     _common(parser, seed="of the noise that sampling starts from (0)")
-    sampling = _sampling(parser, "edit", size="of the result in pixels (that of the last picture)")
+    sampling = _sampling(
+        parser,
+        "edit",
+        size="of the result in pixels; `model` for the size at which the model sees the picture (that of the last "
+        "picture)",
+        kind=_edit_size,
+    )
     sampling.add_argument(
         "--image-scale",
         type=float,
@@ -188,9 +194,11 @@ def _planning(parser: ArgumentParser) -> None:
     group.add_argument("--think", action="store_true", help="let the model write a plan first")
 
 
-def _sampling(parser: ArgumentParser, task: ImageTask, size: str) -> _ArgumentGroup:
+def _sampling(
+    parser: ArgumentParser, task: ImageTask, size: str, kind: Callable[[str], object] | None = None
+) -> _ArgumentGroup:
     group = parser.add_argument_group("sampling")
-    group.add_argument("--size", type=_size, metavar="WxH", help=size)
+    group.add_argument("--size", type=kind or _size, metavar="WxH", help=size)
     group.add_argument("--steps", type=whole, metavar="N", help=f"more are finer and slower {_own('steps', task)}")
     group.add_argument(
         "--text-scale",
@@ -238,6 +246,11 @@ def loading(parser: ArgumentParser) -> None:
     )
     group.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
+    group.add_argument(
+        "--special-tokens",
+        action="store_true",
+        help="let words such as <|im_end|> in prompts mean what they mean to the model; else they are words",
+    )
 
 
 def _own(setting: str, task: ImageTask) -> str:
@@ -275,6 +288,11 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise ArgumentTypeError(f"{_short(text)} is not a size; write width and height in pixels, such as 1024x768")
     return int(match[1]), int(match[2])
+
+
+def _edit_size(text: str) -> tuple[int, int] | str:
+    """As `_size`, or `model`."""
+    return text if text == "model" else _size(text)
 
 
 def _short(text: str) -> str:
