@@ -117,6 +117,17 @@ class TestAsk:
         assert answer("0") == answer("0")
         assert answer("0") != answer("1")
 
+    def test_special_tokens_are_words_unless_asked_for(
+        self, run: Run, photo: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said: list[int] = []
+        ids = Bagel._ids
+        monkeypatch.setattr(Bagel, "_ids", lambda *a, **k: said.append(len(ids(*a, **k))) or ids(*a, **k))
+        ask = ("ask", photo, "What is <|im_end|>?", "--max-tokens", "2")
+        run(*ask)
+        run(*ask, "--special-tokens")
+        assert said[0] > said[1]
+
     def test_all_tokens(self, run: Run, photo: str) -> None:
         report = run("ask", photo, "?", "--max-tokens", "2", "--keep-ratio", "1", "--json").json["report"]
         assert report["visual_tokens"]["before"] == report["visual_tokens"]["after"]
@@ -163,8 +174,14 @@ class TestPaint:
         assert result["thinking"]
         assert result["report"]["visual_tokens"] == {"before": 0, "after": 0}
 
-    def test_edit_keeps_the_size_of_the_picture(self, run: Run, photo: str, tmp_path: Path) -> None:
-        run("edit", photo, "Winter", "-o", "out.jpg", "--steps", "2")
+    @pytest.mark.parametrize("size", [(96, 64), (101, 67)])
+    def test_edit_keeps_the_size_of_the_picture(self, run: Run, tmp_path: Path, size: tuple[int, int]) -> None:
+        Image.open(PHOTO).resize(size).save(tmp_path / "photo.png")
+        edit = ("edit", "photo.png", "Winter", "-o", "out.jpg", "--steps", "2")
+        said = run(*edit)
+        assert Image.open(tmp_path / "out.jpg").size == size
+        assert ("scaled to 101x67" in said.err) == (size == (101, 67))
+        run(*edit, "--size", "model")
         assert Image.open(tmp_path / "out.jpg").size == (96, 64)
 
     def test_every_option_of_painting(self, run: Run, photo: str) -> None:
