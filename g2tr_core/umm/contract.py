@@ -413,8 +413,8 @@ class UnifiedModel(ABC, Generic[R, C]):
         """The autoencoder: [3, H, W] of -1 … 1 -> [16, H/8, W/8] fp32."""
 
     @abstractmethod
-    def decode_latent(self, latent: Tensor) -> Tensor:
-        """The autoencoder: [16, h, w] -> [3, 8h, 8w] fp32, about -1 … 1."""
+    def decode_latent(self, latent: Tensor, notes: list[str] | None = None) -> Tensor:
+        """The autoencoder: [16, h, w] -> [3, 8h, 8w] fp32, about -1 … 1; adds to `notes` what a report should say."""
 
     @abstractmethod
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
@@ -476,13 +476,14 @@ class UnifiedModel(ABC, Generic[R, C]):
         with run.stage("denoise"):
             steps = solver(self.solver, sampling, self.device)
             latents = denoise(self.denoiser(grid), start, conditioned.branches, sampling, type(self).rule, steps, run)
+        notes: list[str] = []
         with run.stage("vae_decode"):
-            decoded = [self.decode_latent(latent) for latent in latents]
+            decoded = [self.decode_latent(latent, notes) for latent in latents]
         for picture in decoded:
             check_finite(picture, "picture", self.compute_dtype)
         report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens)
         made_at = decoded[0].shape[2], decoded[0].shape[1]
-        report.notes += [*conditioned.notes, *_size_notes(size, made_at, reading.size)]
+        report.notes += [*conditioned.notes, *dict.fromkeys(notes), *_size_notes(size, made_at, reading.size)]
         return [
             GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report)
             for picture, latent in zip(decoded, latents, strict=True)

@@ -21,6 +21,8 @@ Input = Source | str
 Grid = tuple[int, int]
 """Rows and columns."""
 
+IN_TILES = "There was not enough memory to decode the picture at once: it was decoded in tiles, which may show seams."
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -156,9 +156,9 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         """The autoencoder's mean: [3, H, W] of -1 … 1 -> [16, H/8, W/8] fp32."""
         return self.vae.encode(pixels)
 
-    def decode_latent(self, latent: Tensor) -> Tensor:
+    def decode_latent(self, latent: Tensor, notes: list[str] | None = None) -> Tensor:
         """[16, h, w] -> [3, 8h, 8w] fp32, about -1 … 1."""
-        return self.vae.decode(latent)
+        return self.vae.decode(latent, notes)
 
     def pixels(self, decoded: Tensor, size: Size) -> Tensor:
         """What the autoencoder made, [3, H, W] of -1 … 1 -> [h, w, 3] of 0 … 1 at the size asked for."""

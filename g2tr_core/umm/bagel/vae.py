@@ -20,6 +20,7 @@ from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.sizes import Shapes
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
+from ..values import IN_TILES
 from .tiles import statistics_of_the_whole
 
 SCALE, SHIFT = 0.3611, 0.1159  # of FLUX's autoencoder, as in BAGEL's code
@@ -119,16 +120,19 @@ class Autoencoder(nn.Module):
         return SCALE * (mean - SHIFT)
 
     @torch.inference_mode()
-    def decode(self, latent: Tensor) -> Tensor:
-        """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32, about -1..1 but not clamped."""
+    def decode(self, latent: Tensor, notes: list[str] | None = None) -> Tensor:
+        """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32, about -1..1 but not clamped.
+
+        Where memory is short it is decoded in tiles, which is added to `notes`.
+        """
         unscaled = (latent.float() / SCALE + SHIFT).to(self.kl.decoder.conv_in.weight).unsqueeze(0)
         with _DECODING:
             with contextlib.suppress(torch.OutOfMemoryError):
                 pixels: Tensor = self.kl.decoder(unscaled)
                 return pixels.squeeze(0).float()
-            logger.warning(
-                "Not enough memory to decode the picture at once: decoding it in tiles, which may show seams"
-            )
+            logger.warning(IN_TILES)
+            if notes is not None:
+                notes.append(IN_TILES)
             return self.decode_tiled(unscaled)
 
     def decode_tiled(self, unscaled: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
-from ..values import scaled
+from ..values import IN_TILES, scaled
 
 STRIDE = 8
 GET_VAE = "Use the `vae` folder of InternVL-U, Qwen-Image's autoencoder in diffusers' layout"
@@ -67,14 +67,19 @@ class Autoencoder(nn.Module):
         return (mode - self._mean.to(mode)) / self._deviation.to(mode)
 
     @torch.inference_mode()
-    def decode(self, latent: Tensor) -> Tensor:
-        """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32 of -1..1."""
+    def decode(self, latent: Tensor, notes: list[str] | None = None) -> Tensor:
+        """A picture from a latent [16, h, w]: [3, 8h, 8w] fp32 of -1..1.
+
+        Where memory is short it is decoded in tiles, which is added to `notes`.
+        """
         unscaled = latent.float() * self._deviation.to(latent.device) + self._mean.to(latent.device)
         frame = unscaled.to(self.kl.decoder.conv_in.weight)[None, :, None]  # [1, 16, 1, h, w]
         with contextlib.suppress(torch.OutOfMemoryError):
             pixels: Tensor = self.kl.decode(frame, return_dict=False)[0]
             return pixels[0, :, 0].float()
-        logger.warning("Not enough memory to decode the picture at once: decoding it in tiles, which may show seams")
+        logger.warning(IN_TILES)
+        if notes is not None:
+            notes.append(IN_TILES)
         tiled: Tensor = self.kl.tiled_decode(frame, return_dict=False)[0]
         return tiled[0, :, 0].float().clamp(-1, 1)
 

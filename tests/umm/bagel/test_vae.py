@@ -18,6 +18,7 @@ from g2tr_core.errors import CheckpointError, ImageError
 from g2tr_core.images import open_image, to_tensor
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.vae import SCALE, SHIFT, Autoencoder, diffusers_names, load_autoencoder
+from g2tr_core.umm.values import IN_TILES
 from tests.goldens import BAGEL_TINY, golden_folders
 
 CPU = torch.device("cpu")
@@ -131,7 +132,9 @@ def test_a_picture_that_does_not_fit_is_decoded_in_tiles(monkeypatch, caplog) ->
 
     monkeypatch.setattr(autoencoder.kl, "decoder", torch.nn.Module())
     autoencoder.kl.decoder.conv_in, autoencoder.kl.decoder.forward = decoder.conv_in, small_only
-    tiled = autoencoder.decode(latent)
+    notes: list[str] = []
+    tiled = autoencoder.decode(latent, notes)
+    assert notes == [IN_TILES]
     assert tiled.shape == whole.shape and "tiles" in caplog.text
     assert (tiled - whole).abs().mean() < 0.25 * whole.std()
 

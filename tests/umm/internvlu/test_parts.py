@@ -25,6 +25,7 @@ from g2tr_core.umm.internvlu.dit import TimeEmbedder
 from g2tr_core.umm.internvlu.model import InternVLU
 from g2tr_core.umm.internvlu.network import InternVLUNetwork, pixel_shuffle
 from g2tr_core.umm.internvlu.vae import Autoencoder
+from g2tr_core.umm.values import IN_TILES
 from tests.goldens import golden_folders
 from tests.umm.internvlu.conftest import model_of
 from tests.umm.internvlu.golden_cases import FEATURES, FLOW, HIDDEN, close
@@ -202,7 +203,9 @@ def test_a_picture_that_does_not_fit_is_decoded_in_tiles(tiny: InternVLU, monkey
         raise torch.OutOfMemoryError("no memory left")
 
     monkeypatch.setattr(vae.kl, "decode", nothing_left)
-    tiled = vae.decode(latent)
+    notes: list[str] = []
+    tiled = vae.decode(latent, notes)
+    assert notes == [IN_TILES]
     assert tiled.shape == whole.shape and "tiles" in caplog.text
     assert (tiled - whole).abs().mean() < 0.25 * whole.std()
     assert tiled.abs().max() <= 1
