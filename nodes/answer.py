@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.generation.settings import Decoding
 from .facts import aliases, tip
 from .host.memory import ManagedModel, ManagedReading
@@ -38,7 +39,7 @@ class Ask(io.ComfyNode):
                 io.String.Input(
                     "question",
                     multiline=True,
-                    default="What is in this picture?",
+                    default=SAMPLE.question,
                     placeholder="What do you want to know about the picture?",
                     tooltip="What to ask, in any language that the model speaks.",
                 ),
@@ -72,7 +73,7 @@ class Ask(io.ComfyNode):
                     "probability.",
                     advanced=True,
                 ),
-                seed_input("With a temperature: which variant to take.", advanced=True),
+                seed_input("With a temperature: which variant to take.", advanced=True, then="fixed"),
                 readers_model_input(),
             ],
             outputs=[

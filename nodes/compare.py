@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.figures.comparison import Entry, sheet, table
 from ..g2tr_core.generation.settings import Decoding
@@ -59,7 +60,7 @@ class Compare(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    default="What is in this picture?",
+                    default=SAMPLE.question,
                     placeholder="A question or an instruction",
                     tooltip="The question to ask, or what should change.",
                 ),
@@ -75,7 +76,7 @@ class Compare(io.ComfyNode):
                     tooltip="The keep ratios to try, separated by commas. The first one is what the others are "
                     "measured against.",
                 ),
-                seed_input("The same for all ratios."),
+                seed_input("The same for all ratios.", then="fixed"),
                 *sampling_inputs(cls.TASK, thinks=False),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
                 whole_input(

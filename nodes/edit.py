@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
@@ -37,7 +38,7 @@ class Edit(io.ComfyNode):
                 io.String.Input(
                     "instruction",
                     multiline=True,
-                    default="Make it evening.",
+                    default=SAMPLE.instruction,
                     placeholder="What should change?",
                     tooltip="What should change, as you would tell a person.",
                 ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .host.memory import ManagedModel
@@ -32,7 +33,7 @@ class Imagine(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    default="A red cube on a wooden table.",
+                    default=SAMPLE.text,
                     placeholder="What should the picture show?",
                     tooltip="What the picture should show, in whole sentences.",
                 ),

@@ -238,12 +238,15 @@ def packed(
         generated: what it generated.
         sampling: how; the report names it, for the graph shows 0 where the model's own holds.
         before: what reading cost.
-        shown: what the node shows, if anything.
+        shown: what the node shows beside the settings that were used.
     """
     report = generated.report if before is None else generated.report.after(before)
-    report = replace(report, notes=[*report.notes, in_words(sampling)])
+    said = in_words(sampling)
+    report = replace(report, notes=[*report.notes, said])
     latent = outputs.latent(generated.latent, model.model.latent_space)
-    return io.NodeOutput(outputs.image(generated.pixels), latent, generated.thinking, report, ui=shown)
+    return io.NodeOutput(
+        outputs.image(generated.pixels), latent, generated.thinking, report, ui={"text": (said,), **(shown or {})}
+    )
 
 
 def in_words(sampling: Sampling) -> str:

@@ -105,14 +105,21 @@ def whole_input(
     return io.Int.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, advanced=advanced or None)
 
 
-def seed_input(tooltip: str, *, advanced: bool = False) -> Any:
-    """A seed as ComfyUI's samplers have it; 0 is a seed like any other."""
+def seed_input(tooltip: str, *, advanced: bool = False, then: str | bool = True) -> Any:
+    """A seed as ComfyUI's samplers have it; 0 is a seed like any other.
+
+    Args:
+        tooltip: what it does.
+        advanced: folded away.
+        then: what the editor does with it after a run: True draws another one, "fixed" leaves it, so that a run without
+            a change comes from the cache. For nodes whose result seldom depends on it.
+    """
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=LARGEST_SEED,
-        control_after_generate=True,
+        control_after_generate=then,
         tooltip=tooltip,
         advanced=advanced or None,
     )

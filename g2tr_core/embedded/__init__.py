@@ -28,11 +28,17 @@ PHOTO = Path(__file__).parent / "coffee.jpg"
 
 
 class Sample(NamedTuple):
-    """A scene, and what may be asked and told about it."""
+    """A scene, what may be asked and told about it, and a text that becomes one: what the demo model can do."""
 
     picture: Path
     question: str
     instruction: str
+    text: str
 
 
-SAMPLE = Sample(SCENES / "scene-1.png", "What color is the largest object?", "Make the largest object purple.")
+SAMPLE = Sample(
+    SCENES / "scene-1.png",
+    "What color is the largest object?",
+    "Make the largest object purple.",
+    "A red circle at the top left and a green 7 at the center on a navy background.",
+)

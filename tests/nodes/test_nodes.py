@@ -75,6 +75,7 @@ def test_an_edit_shows_before_and_after_at_one_size(model: Any, photo: torch.Ten
     wide = photo[:, : photo.shape[1] // 2]  # what the model saw may be square
     reading = read(model, {"image1": photo, "image2": wide})[0]
     (picture, *_), (shown,) = outcome("G2TREdit", reading=reading, instruction="Red.", **QUICK)
+    assert "steps" in shown["text"][0]
     (before,), (after,) = shown["g2tr_before"], shown["g2tr_after"]
     assert torch.equal(after, picture[0][0]) and before.shape == after.shape
     original = torch.nn.functional.interpolate(wide.movedim(-1, 1), tuple(before.shape[:2]), mode="area")[0]

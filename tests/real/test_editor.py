@@ -117,6 +117,19 @@ def test_new_nodes_are_readable(seen: Seen) -> None:
     assert len(written) == 3 and all(box["height"] >= 3 * LINE for box in written)
 
 
+def test_what_has_not_changed_does_not_run_again(seen: Seen) -> None:
+    """Only the edit does, whose seed changes after each run."""
+    assert seen["scratch"]["again"] == "execution_success"
+    assert set(seen["scratch"]["ran"]) <= {"G2TREdit", "G2TRReport"}
+
+
+def test_new_nodes_begin_with_what_the_demo_model_can_do(seen: Seen) -> None:
+    after = seen["scratch"]["afterwards"]
+    assert _text(after, "G2TRAsk")["text"] == "yellow"
+    assert "steps 12" in _text(after, "G2TREdit")["text"], "what 0 stood for"
+    assert "G2TRTokenMap" in after["pictures"]
+
+
 def test_sockets_have_chinese_names(server: ComfyServer) -> None:
     if why_no_browser() is not None:
         pytest.skip("the editor was NOT tried in a browser")

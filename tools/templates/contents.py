@@ -81,7 +81,7 @@ def _ask_node(question: str, height: int = 380) -> Node:
     return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question}, then="fixed")
 
 
-def _edit_node(instruction: str, height: int = 750, **inputs: Any) -> Node:
+def _edit_node(instruction: str, height: int = 790, **inputs: Any) -> Node:
     return Node("G2TREdit", height, {"reading": Link("read", "reading"), "instruction": instruction, **inputs})
 
 
@@ -143,15 +143,15 @@ def _protect() -> Template:
 
 
 def _one_reading() -> Template:
-    middle = {"read": _read("answer"), "first": _ask_node("What digit is blue?"), "save": _save("edit", "many", 300)}
-    last = {"second": _ask_node("What color is the ring?"), "edit": _edit_node("Make the 7 red.")}
+    asked = {"first": _ask_node("What digit is blue?"), "second": _ask_node("What color is the ring?")}
+    middle = {"read": _read("answer"), **asked}
+    last = {"edit": _edit_node("Make the 7 red."), "save": _save("edit", "many", 300)}
     columns = [_start(_load(), "scene-2"), Column(400, middle), Column(400, last)]
     return Template("One reading, many prompts", columns)
 
 
 def _text_to_image() -> Template:
-    words = "A red circle at the top left and a green 7 at the center on a navy background."
-    made = Node("G2TRImagine", 420, {"model": Link("model", "model"), "prompt": words})
+    made = Node("G2TRImagine", 560, {"model": Link("model", "model")})
     columns = [
         Column(400, {"model": _load(), "imagine": made}),
         Column(460, {"save": _save("imagine", "imagine", 560)}),

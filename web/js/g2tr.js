@@ -1,5 +1,5 @@
-// What our nodes show inside the graph after a run: texts (answers, token counts, tables), and on Edit a slider between
-// before and after. Both come back with their workflow's tab, as core's previews do.
+// What our nodes show inside the graph after a run: texts (answers, token counts, tables, settings that were used), and on
+// Edit a slider between before and after. Both come back with their workflow's tab, as core's previews do.
 // Gives the growing picture sockets their names in the language of the editor.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -10,16 +10,18 @@ const LINE = 16; // pixels; so are all sizes below
 const LETTER = 6.7; // of the widest monospaced font
 const MARGIN = 6; // of the editor's frame around a widget
 const MOST_LINES = 14; // what is longer scrolls
-// Lines before the first run, and what a new node has at least: the tables have 65 letters a line.
+// Lines before the first run, none where the box comes with the first text; and the width of a new node: the tables have
+// 65 letters a line.
 const TEXTS = {
   G2TRRead: { lines: 2, width: 340 },
   G2TRAsk: { lines: 3, width: 400 },
   G2TRReport: { lines: 9, width: 480 },
   G2TRCompare: { lines: 9, width: 480 },
+  G2TREdit: { lines: 0, width: 400 },
+  G2TRImagine: { lines: 0, width: 400 },
 };
-const EDIT = "G2TREdit";
 const PROMPT_HEIGHT = 60; // more than core gives to boxes that are written in
-const SLIDER_HEIGHT = 220;
+const SLIDER_HEIGHT = 200;
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
@@ -43,7 +45,7 @@ function addBox(node, name, box, height) {
   return widget;
 }
 
-function addText(node, { lines }) {
+function addText(node, lines) {
   const box = element("pre", {
     boxSizing: "border-box",
     margin: "0",
@@ -56,7 +58,7 @@ function addText(node, { lines }) {
     overflow: "auto",
     userSelect: "text",
   });
-  addBox(node, TEXT, box, heightOf(lines));
+  return addBox(node, TEXT, box, heightOf(lines));
 }
 
 // A new node has room for a sentence in its box and for the lines of its text; one from a file keeps its size.
@@ -68,8 +70,8 @@ function enlarge(node, width) {
 const heightOf = (lines) => 8 + LINE * lines;
 
 function showText(node, text) {
-  const { element: box } = widgetOf(node, TEXT);
   const { lines } = TEXTS[node.comfyClass];
+  const { element: box } = widgetOf(node, TEXT) ?? addText(node, lines);
   const columns = Math.max(20, Math.floor((node.size[0] - 2 * MARGIN - 24) / LETTER));
   const wide = (line) => [...line].reduce((sum, letter) => sum + (letter > "\u2e80" ? 2 : 1), 0);
   box.textContent = [text].flat().join("\n");
@@ -120,9 +122,10 @@ function showPairs(node, befores, afters) {
 }
 
 function show(node, output) {
-  if (output?.text && widgetOf(node, TEXT)) showText(node, output.text);
-  const { g2tr_before: before, g2tr_after: after } = output ?? {};
-  if (node.comfyClass === EDIT && before?.length && after?.length) showPairs(node, before, after);
+  if (!TEXTS[node.comfyClass] || !output) return;
+  const { text, g2tr_before: before, g2tr_after: after } = output;
+  if (text) showText(node, text);
+  if (before?.length && after?.length) showPairs(node, before, after);
 }
 
 // Outputs are kept by "number", inside of a subgraph by "subgraph:number".
@@ -153,9 +156,9 @@ app.registerExtension({
   },
   nodeCreated(node) {
     const text = TEXTS[node.comfyClass];
-    if (text) addText(node, text);
-    if (text || node.comfyClass === EDIT) enlarge(node, text?.width ?? 400);
-    else return;
+    if (!text) return;
+    if (text.lines) addText(node, text.lines);
+    enlarge(node, text.width);
     const { onExecuted } = node;
     node.onExecuted = function (output, ...rest) {
       onExecuted?.call(this, output, ...rest);
