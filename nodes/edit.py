@@ -15,7 +15,7 @@ from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel, ManagedReading
 from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
-from .sockets import CATEGORY, readers_model_input, reading_input, seed_input
+from .sockets import CATEGORY, readers_model_input, reading_input, seed_input, shown_again
 
 
 class Edit(io.ComfyNode):
@@ -26,7 +26,7 @@ class Edit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TREdit",
             display_name="Edit Image (G²TR)",
             category=CATEGORY,
@@ -50,6 +50,7 @@ class Edit(io.ComfyNode):
             ],
             outputs=image_outputs(),
         )
+        return shown_again(schema)
 
     @classmethod
     def validate_inputs(

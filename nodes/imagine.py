@@ -11,7 +11,7 @@ from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .host.memory import ManagedModel
 from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
-from .sockets import CATEGORY, model_input, seed_input
+from .sockets import CATEGORY, model_input, seed_input, shown_again
 
 
 class Imagine(io.ComfyNode):
@@ -22,7 +22,7 @@ class Imagine(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRImagine",
             display_name="Text to Image (G²TR)",
             category=CATEGORY,
@@ -44,6 +44,7 @@ class Imagine(io.ComfyNode):
             ],
             outputs=image_outputs(),
         )
+        return shown_again(schema)
 
     @classmethod
     def validate_inputs(

@@ -206,6 +206,13 @@ def test_another_seed_runs_only_the_sampler(server: ComfyServer, checkpoint: str
     assert server.run(second).executed == []
 
 
+def test_an_edit_from_the_cache_is_shown_again(server: ComfyServer, checkpoint: str) -> None:
+    prompt = changed(small_edit(checkpoint), "G2TREdit", seed=23)
+    first, again = server.run(prompt), server.run(prompt)
+    assert again.executed == []
+    assert shown(again, prompt, "G2TREdit") == shown(first, prompt, "G2TREdit")
+
+
 def test_another_question_does_not_read_again(server: ComfyServer, checkpoint: str) -> None:
     first, second = (changed(small_question(checkpoint), "G2TRAsk", question=words) for words in ("Who?", "Where?"))
     server.run(first)
