@@ -245,8 +245,8 @@ def _loading() -> Iterator[tuple[str, ...]]:
     parser: Any = options.ArgumentParser(add_help=False)
     options.loading(parser)
     for action in parser._actions:
-        default = "" if action.default is None else f"`{action.default}`"
-        limits = ", ".join(action.choices or [action.metavar])
+        default = "" if action.default in (None, False) else f"`{action.default}`"
+        limits = ", ".join(action.choices or [action.metavar or "given or not"])
         yield f"`{action.option_strings[0]}`", default, limits, action.help
 
 
