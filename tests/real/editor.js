@@ -157,12 +157,15 @@ async function scratch(page) {
     };
     const places = { G2TRLoadModel: [0, 0], G2TRSampleScene: [0, 250], G2TRRead: [420, 0], G2TRAsk: [420, 350] };
     Object.assign(places, { G2TREdit: [900, 0], G2TRReport: [1400, 0], G2TRCompare: [1400, 450], G2TRTokenMap: [0, 700] });
+    places.G2TRReduction = [420, 850];
     for (const [kind, [x, y]] of Object.entries(places)) add(kind, x, y);
     for (const reader of ["G2TRRead", "G2TRCompare"]) {
       link("G2TRLoadModel", "G2TR_MODEL", reader);
       link("G2TRSampleScene", "IMAGE", reader);
     }
     await new Promise((resolve) => setTimeout(resolve, 300));
+    link("G2TRReduction", "G2TR_REDUCTION", "G2TRRead");
+    made.G2TRReduction.widgets.find(({ name }) => name === "keep_ratio").value = 0.1; // of 64 tokens: min_tokens warns
     for (const shown of ["G2TRAsk", "G2TREdit", "G2TRTokenMap"]) link("G2TRRead", "G2TR_READING", shown);
     link("G2TREdit", "G2TR_REPORT", "G2TRReport");
   });

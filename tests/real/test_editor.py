@@ -113,6 +113,8 @@ def test_new_nodes_are_readable(seen: Seen) -> None:
         assert _text(scratch["opened"], node)["height"] >= lines * LINE, node
         after = _text(scratch["afterwards"], node)
         assert after["text"] and (after["hidden"] <= 1 or after["height"] >= 12 * LINE), node
+    warned = _text(scratch["afterwards"], "G2TRRead")
+    assert "min_tokens 32 keeps more than keep_ratio 0.1" in warned["text"] and warned["hidden"] <= 1
     written = [box for box in scratch["opened"]["elements"] if box["widget"] in ("instruction", "question", "prompt")]
     assert len(written) == 3 and all(box["height"] >= 3 * LINE for box in written)
 
