@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..files import entries, is_folder, is_regular, open_regular
 from .configuration import read_json
 
@@ -37,6 +37,10 @@ POINTERS = (
     "gguf_file",
 )
 """What could name other files in tokenizer_config.json; some releases of transformers open them."""
+OF_A_TOKEN = {"content", "single_word", "lstrip", "rstrip", "normalized", "special", "id", "__type"}
+"""What an added token may say of itself. The Rust tokenizers print every other key to standard output, unescaped."""
+
+EXTRA = "extra_special_tokens"
 
 
 def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
@@ -142,3 +146,32 @@ def _check_files(home: Path) -> None:
         if (read_json(path) or {}).get(pointer):
             what = f"{pointer} names other files, and only those of the folder itself are read"
             raise CheckpointError(what, where=str(path), fix="Take the line out")
+    for path, token in _added_tokens(home):
+        if isinstance(token, dict) and (unknown := token.keys() - OF_A_TOKEN):
+            what = f"an added token has a property that none has, {shown(min(unknown))}"
+            raise CheckpointError(what, where=str(path), fix="Take it out, or download the file again")
+
+
+def _added_tokens(home: Path) -> Iterator[tuple[Path, object]]:
+    """Everything that transformers makes a token of, and its file."""
+    config, special = home / "tokenizer_config.json", home / "special_tokens_map.json"
+    settings, named = read_json(config) or {}, read_json(special) or {}
+    yield from ((config, value) for value in _objects(settings) if "__type" in value)
+    yield from ((config, value) for value in _values(settings.get("added_tokens_decoder")))
+    yield from ((special, value) for key, value in named.items() if key != EXTRA)
+    yield from ((special, value) for value in _values(named.get(EXTRA)))
+    if "added_tokens_decoder" not in settings:
+        whole = home / "tokenizer.json"
+        yield from ((whole, value) for value in _values((read_json(whole) or {}).get("added_tokens")))
+
+
+def _values(group: object) -> Iterable[object]:
+    return group.values() if isinstance(group, dict) else group if isinstance(group, list) else ()
+
+
+def _objects(tree: object) -> Iterator[dict[str, Any]]:
+    """All JSON objects in a value, itself included."""
+    if isinstance(tree, dict):
+        yield tree
+    for value in _values(tree):
+        yield from _objects(value)

@@ -281,6 +281,9 @@ def test_a_tokenizer_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     refused(r"tokenizer\.json: the file has .* bytes", folder)
 
 
+ESCAPE = "\x1b[2J"
+
+
 def test_what_a_file_says_never_reaches_the_terminal_as_it_is(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     escape = "\x1b]0;title\x07\x1b[2J" + "x" * 5000
     for name, values in (
@@ -300,3 +303,28 @@ def test_what_a_file_says_never_reaches_the_terminal_as_it_is(folder: Path, capl
             assert "\\x1b]0;title" in refused(name, folder)
         (folder / name).write_text(before)
     assert "\x1b" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("tokenizer_config.json", lambda t: t["added_tokens_decoder"]["456"].update({ESCAPE: 1})),
+        ("tokenizer_config.json", lambda t: t["added_tokens_decoder"].update({"456": {ESCAPE: 1}})),
+        ("tokenizer_config.json", lambda t: t.update(x=[{"__type": "AddedToken", "content": "x", ESCAPE: 1}])),
+        ("tokenizer.json", lambda t: t["added_tokens"][0].update({ESCAPE: 1})),
+        ("special_tokens_map.json", lambda t: t.update(eos_token={"content": "x", ESCAPE: 1})),
+        ("special_tokens_map.json", lambda t: t.update(extra_special_tokens=[{"content": "x", ESCAPE: 1}])),
+    ],
+)
+def test_nor_by_the_tokenizers(
+    folder: Path, capfd: pytest.CaptureFixture[str], name: str, change: Callable[[Any], object]
+) -> None:
+    """They print what they do not know of an added token past Python."""
+    if not (folder / name).exists():
+        (folder / name).write_text("{}")
+    if name != "tokenizer_config.json":  # the way of old checkpoints
+        rewritten("tokenizer_config.json", lambda t: t.pop("added_tokens_decoder"))(folder)
+    umm.load(folder)
+    rewritten(name, change)(folder)
+    assert "\\x1b" in refused(f"{name}: an added token", folder)
+    assert not capfd.readouterr().out
