@@ -62,7 +62,7 @@ def _scene(name: str, height: int = 320) -> Node:
     return Node("G2TRSampleScene", height, {"scene": name})
 
 
-def _reduction(ratio: float = 0.5, height: int = 270, **inputs: Any) -> Node:
+def _reduction(ratio: float = 0.5, height: int = 300, **inputs: Any) -> Node:
     """A small picture has few tokens, so nothing but the ratio says how many stay."""
     return Node("G2TRReduction", height, {"keep_ratio": ratio, "min_tokens": 1, **inputs})
 
@@ -78,7 +78,7 @@ def _start(model: Node, scene: str) -> Column:
 
 
 def _ask_node(question: str, height: int = 380) -> Node:
-    return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question}, then="fixed")
+    return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question})
 
 
 def _edit_node(instruction: str, height: int = 790, **inputs: Any) -> Node:

@@ -36,14 +36,12 @@ class Node:
         height: in pixels, without its head.
         inputs: values and links by the name of the input; the others have the schema's defaults.
         models: files that a loader needs, as ComfyUI's notice of missing models takes them.
-        then: what a seed does after a run.
     """
 
     kind: str
     height: int
     inputs: Mapping[str, Any] = field(default_factory=dict)
     models: Sequence[Mapping[str, str]] = ()
-    then: str = "randomize"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Slot:
     optional: bool = False
     default: Any = None
     is_list: bool = False
-    seed: bool = False
+    then: str = ""  # what the editor does with a seed after a run
 
     @property
     def widget(self) -> bool:
@@ -147,7 +145,7 @@ def _editor_node(
     values: list[Any] = []
     for slot in inputs:
         if slot.widget:
-            values += [node.inputs.get(slot.name, slot.default), *([node.then] if slot.seed else [])]
+            values += [node.inputs.get(slot.name, slot.default), *([slot.then] if slot.then else [])]
     return {
         "id": number,
         "type": node.kind,
@@ -181,8 +179,9 @@ def _slots(node: Node) -> tuple[list[Slot], list[Slot]]:
 
 def _entry(entry: Any, node: Node) -> Iterator[Slot]:
     if not hasattr(entry, "sockets"):
-        default, seed = getattr(entry, "default", None), bool(getattr(entry, "control_after_generate", None))
-        yield Slot(entry.id, entry.io_type, bool(entry.optional), default, seed=seed)
+        default, then = getattr(entry, "default", None), getattr(entry, "control_after_generate", None)
+        then = "randomize" if then is True else then or ""
+        yield Slot(entry.id, entry.io_type, bool(entry.optional), default, then=then)
         return
     linked = sum(name.startswith(f"{entry.id}.") for name in node.inputs)
     for index, socket in enumerate(entry.sockets()[: linked + 1]):
