@@ -30,7 +30,7 @@ class FrameAutoencoder(AutoencoderKLQwenImage):
     """
 
     def __init__(self, base: int) -> None:
-        super().__init__(base_dim=base)
+        super().__init__(base_dim=base, dim_mult=[1, 2, 4, 4])  # diffusers 0.36 fails on its own default, a tuple
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 module.__class__ = FrameConvolution

@@ -21,7 +21,7 @@ from g2tr_core.nn.operations import CastingLinear, casting
 from g2tr_core.umm.bagel.checkpoint import Parts, load_parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule, read_config
 from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens
-from tests.goldens import BAGEL_TINY, golden_folders
+from tests.goldens import BAGEL_TINY, REPOSITORY, golden_folders
 
 Tensors = dict[str, torch.Tensor]
 NETWORK, AUTOENCODER = load_file(BAGEL_TINY / "ema.safetensors"), load_file(BAGEL_TINY / "ae.safetensors")
@@ -262,7 +262,5 @@ def test_loading_leaves_the_files_as_they_were(folder: Path) -> None:
 
 def test_importing_the_model_imports_no_large_library() -> None:
     code = "import sys, g2tr_core.umm.bagel.model; print({'diffusers', 'transformers'} & set(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert run.stdout.strip() == "set()"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from tests.live_bytes import LiveBytes
 
 META, BF16 = torch.device("meta"), torch.bfloat16
 # Released widths; fewer layers, of which only the language model keeps something of each.
+DIFFUSERS = tuple(map(int, diffusers.__version__.split(".")[:2]))
 CONFIG = replace(InternVLUConfig(), layers=4, vit_layers=1, dit_layers=2, vocab_size=1000)
 KV_BYTES = 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 2
 SIZE = (1024, 1024)
@@ -83,7 +85,8 @@ def test_encoders_and_the_decoder(network: InternVLUNetwork, estimate: InternVLU
         peak(lambda: kl.encode(tensor(1, 3, 1, 512, 512))),
         peak(lambda: kl.decode(tensor(1, 16, 1, 64, 64))),
     )
-    assert vit < encode < estimate.encoding([(512, 512)]) < 2 * encode
+    most = 2 if DIFFUSERS >= (0, 38) else 2.5  # those before take 203 MB, less than later ones
+    assert vit < encode < estimate.encoding([(512, 512)]) < most * encode
     assert decode < estimate.decoding((512, 512)) < 2 * decode
 
 
