@@ -13,7 +13,7 @@ from torch import nn
 from g2tr_core.checkpoints.formats.registry import read_weights
 from g2tr_core.checkpoints.formats.scaled_fp8 import ScaledTensor
 from g2tr_core.checkpoints.load_config import LoadConfig
-from g2tr_core.checkpoints.stored import CPU, stored_tensors
+from g2tr_core.checkpoints.stored import CPU, FLOAT8, stored_tensors
 from g2tr_core.errors import CheckpointError
 from g2tr_core.nn.operations import CastingLinear, casting
 from g2tr_core.umm.bagel.checkpoint import Parts, load_parts
@@ -57,6 +57,14 @@ def test_is_multiplied_out(tmp_path: Path, suffix: str, shape: tuple[int, ...], 
     assert stored["l.weight"].load(torch.bfloat16, CPU).tolist() == [[0.5, -1.0]]
     assert stored["l.weight"].load(FP8, CPU).float().tolist() == [[0.5, -1.0]]
     assert stored["l.weight"].rows(0, 1).load(torch.float32, CPU).tolist() == [[0.5, -1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, *FLOAT8])
+def test_what_a_scale_takes_beyond_a_type_becomes_its_limits(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"l.weight": torch.tensor([[-448.0, 2**-9, 256.0]]).to(FP8), "l.weight_scale": torch.tensor(512.0)}
+    loaded = write(tmp_path / "w.safetensors", tensors)["l.weight"].load(dtype, CPU).float()
+    limit = torch.finfo(dtype).max
+    assert loaded.tolist() == [[-limit, 1.0, limit]]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])

@@ -75,6 +75,14 @@ def test_branches_run_once_a_step_and_only_inside_the_interval(batched: bool) ->
     assert denoiser.calls == [(1.0, 1), *((0.75, n) for n in guided), *((0.5, n) for n in guided), (0.25, 1)]
 
 
+@pytest.mark.parametrize(
+    ("time", "acts"), [(0.39, False), (0.4, False), (0.41, True), (0.5, True), (0.75, True), (0.76, False)]
+)
+def test_an_interval_leaves_out_its_lower_end_alone(time: float, acts: bool) -> None:
+    assert Guidance(interval=(0.4, 0.75)).acts_at(time) is acts
+    assert not Guidance(text_scale=1.0, interval=(0.4, 0.75)).acts_at(time)
+
+
 @pytest.mark.parametrize("rule", [renormalised, damped])
 def test_batched_guidance_equals_one_by_one_and_seeds_do_not_mix(rule) -> None:
     noise, results = torch.randn(SHAPE), []
@@ -154,8 +162,17 @@ def test_a_text_ends_at_its_end_or_its_limit() -> None:
     steps.clear()
     assert decode(torch.eye(10)[3], step, {9}, Decoding(max_tokens=2), run, "decode") == [3, 4]
     assert steps == [3], "nothing is computed behind the last token"
-    with pytest.raises(G2TRError, match="not-a-number"):
-        decode(torch.full((4,), math.nan), step, {9}, Decoding(), run, "decode")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_no_number_ends_a_text_at_its_token(value: float, temperature: float) -> None:
+    broken, decoding = torch.eye(10)[3], Decoding(temperature=temperature)
+    broken[7] = value
+    for good in (0, 2):
+        logits = iter([100 * torch.eye(10)[4]] * good + [broken])
+        with pytest.raises(G2TRError, match=f"not-a-number in float32 at token {good + 1}"):
+            decode(next(logits), lambda _, rest=logits: next(rest), {9}, decoding, Run(CPU), "decode")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_tokens_that_are_not_finite_rank_last(picture: Picture, how: Reduction, 
     assert not keep & broken or keep >= set(range(tokens)) - broken
 
 
-def farthest_plainly(features: Tensor, weight: Tensor, count: int) -> list[int]:
+def farthest_plainly(features: Tensor, weight: Tensor, count: int, bonus: Tensor | None = None) -> list[int]:
     """Max-min diversity, one token and one pair at a time, in double precision."""
     directions = torch.nn.functional.normalize(features.double(), dim=1)
     mean = torch.nn.functional.normalize(directions.mean(dim=0), dim=0)
@@ -44,8 +44,9 @@ def farthest_plainly(features: Tensor, weight: Tensor, count: int) -> list[int]:
         compared = [directions[token] for token in kept] or [mean]
         gains = [
             (1 - max(float(direction @ other) for other in compared)) * float(weight[token])
+            + (0.0 if bonus is None else float(bonus[token]))
             if token not in kept
-            else -1.0
+            else -9.0
             for token, direction in enumerate(directions)
         ]
         kept.append(max(range(len(gains)), key=gains.__getitem__))
@@ -60,6 +61,17 @@ def test_diverse_keeps_the_farthest_token_each_time(seed: int, ratio: float) -> 
     assert diverse.keep.tolist() == farthest_plainly(picture.features, torch.ones(48), len(diverse.keep))
     guided = picture.reduced(Reduction(ratio, 1, method="guided-diverse"))
     assert guided.keep.tolist() == farthest_plainly(picture.features, trust_of(guided.scores), len(guided.keep))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_priority_is_added_to_the_gain_whatever_the_gain_is(seed: int) -> None:
+    picture, random = some_picture(seed), torch.Generator().manual_seed(seed)
+    priority = 0.9 * (2 * torch.rand(48, generator=random) - 1)  # ordinary tokens alone, liked and disliked
+    diverse = picture.reduced(Reduction(0.3, 1, method="diverse"), priority)
+    assert diverse.keep.tolist() == farthest_plainly(picture.features, torch.ones(48), len(diverse.keep), priority)
+    guided = picture.reduced(Reduction(0.3, 1, method="guided-diverse"), priority)
+    trust = trust_of(guided.scores)
+    assert guided.keep.tolist() == farthest_plainly(picture.features, trust, len(guided.keep), priority)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

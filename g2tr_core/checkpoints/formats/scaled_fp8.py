@@ -53,7 +53,8 @@ class ScaledTensor(StoredTensor):
 
     def load(self, dtype: torch.dtype, device: torch.device, convert_on: torch.device | None = None) -> Tensor:
         """Multiplied out; see `StoredTensor.load`. As fp8 it is rounded a second time, for want of its scale."""
-        wide = torch.bfloat16 if dtype in FLOAT8 else dtype
+        # Wide enough for the product, so that what is beyond `dtype` can be clamped.
+        wide = torch.bfloat16 if dtype in FLOAT8 else torch.float32 if dtype == torch.float16 else dtype
         values = self.raw(converter(convert_on or device)).to(wide).mul_(self.factor)
         return clamped(values, dtype).to(dtype).to(device)
 
