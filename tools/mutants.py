@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARITY = ("tests/umm/bagel/test_parity.py", "tests/umm/internvlu/test_parity.py")
+PARITY = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("tests/umm/*/test_parity.py"))
 TESTS = {  # a room of the core -> what runs for its mutants, the likeliest to fail first
     "reduction": ("tests/reduction", "tests/test_wrong_types.py"),
     "generation": ("tests/generation", "tests/test_run.py", *PARITY),
