@@ -14,7 +14,7 @@ from PIL import Image
 from g2tr_core.embedded import INTERNVLU
 from g2tr_core.errors import G2TRError
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.reduction import Reduction, reduce
+from g2tr_core.reduction import Reduction, mask_to_priority, pool_latent, reduce
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.config import ResizeRule
 from g2tr_core.umm.internvlu.config import AreaRule
@@ -57,6 +57,8 @@ def test_reduce() -> None:
     tokens, anchors = torch.rand(16, 8), torch.rand(4, 8)
     right = {"features": tokens, "grid": (4, 4), "anchors": anchors, "anchor_grid": (2, 2)}
     always_ours(reduce, {**right, "settings": Reduction(min_tokens=1), "priority": torch.zeros(16)})
+    always_ours(pool_latent, {"patches": tokens, "grid": (4, 4), "pool": 2})
+    always_ours(mask_to_priority, {"mask": tokens, "grid": (4, 4)})
 
 
 @pytest.mark.parametrize("path", [BAGEL_TINY, INTERNVLU], ids=lambda path: path.name)

@@ -45,15 +45,23 @@ def check_tokens(name: str, tokens: Tensor, grid_name: str, grid: object) -> Non
         raise SettingsError(
             f"must be float32, bfloat16 or float16, got {tokens.dtype}", where=name, fix="Convert it with .float()"
         )
-    if not isinstance(grid, Sequence) or len(grid) != 2:
+    rows, columns = check_grid(grid_name, grid)
+    if rows * columns != len(tokens):
         raise SettingsError(
-            f"must be (rows, columns), got {shown(grid)}", where=grid_name, fix="Give two whole numbers"
-        )
-    for side in grid:
-        whole(grid_name, side, low=1, high=LARGEST_COUNT)
-    if grid[0] * grid[1] != len(tokens):
-        raise SettingsError(
-            f"{grid[0]}×{grid[1]} positions do not hold the {len(tokens)} rows of {name}",
+            f"{rows}×{columns} positions do not hold the {len(tokens)} rows of {name}",
             where=grid_name,
             fix="Pass the grid of this picture, rows first",
         )
+
+
+def check_grid(name: str, grid: object, high: int = LARGEST_COUNT) -> tuple[int, int]:
+    """Refuses anything but (h, w), whole numbers from 1 to `high`.
+
+    Raises:
+        SettingsError: with `name` as the place.
+    """
+    if not isinstance(grid, Sequence) or len(grid) != 2:
+        raise SettingsError(f"must be (rows, columns), got {shown(grid)}", where=name, fix="Give two whole numbers")
+    for side in grid:
+        whole(name, side, low=1, high=high)
+    return grid[0], grid[1]

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingsError
+from .checks import check_dense, check_grid
+
+LARGEST_GRID = 4096  # tokens a side; BAGEL's largest picture has 70, and a mask is averaged over each of them
 
 
 def check_mask_count(name: str, masks: int, pictures: int) -> None:
@@ -50,10 +53,17 @@ def mask_to_priority(mask: Tensor, grid: tuple[int, int]) -> Tensor:
         [h, w] fp32.
 
     Raises:
-        SettingsError: the mask is empty or has another number of dimensions.
+        SettingsError: the mask is no dense real tensor, is empty or has another number of dimensions; or the grid is
+            none.
     """
-    if mask.ndim != 2 or mask.numel() == 0:
-        raise SettingsError(f"a mask of shape {list(mask.shape)} is no [H, W]", where="priority", fix="Give one mask")
+    check_dense("priority", mask)
+    check_grid("grid", grid, LARGEST_GRID)
+    if mask.ndim != 2 or mask.numel() == 0 or mask.is_complex():
+        raise SettingsError(
+            f"a mask of shape {list(mask.shape)} and {mask.dtype} is no real [H, W]",
+            where="priority",
+            fix="Give one mask",
+        )
     rows, columns = (_shares(cells, side, mask) for cells, side in zip(grid, mask.shape, strict=True))
     values = rows @ mask.float() @ columns.T
     return torch.where(values.abs() > 1 - 1e-4, values.sign(), values)  # rounding must not unprotect a whole token

@@ -29,7 +29,7 @@ def _change(rng: Random, file: Path) -> None:
         return rng.choice((lambda: None, file.mkdir, lambda: file.symlink_to("/dev/zero")))()
     try:
         tree = read_json(file)
-    except ValueError:  # it was damaged before
+    except (ValueError, RecursionError):  # it was damaged before
         return replace(file, b"")
     for _ in range(rng.choice((1, 1, 2, 6))):
         tree = mutated(rng, tree)

@@ -26,6 +26,8 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._process.join(5)
         self._stop()
         self._folder.cleanup()
 
