@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .pool import Pool
@@ -59,7 +60,7 @@ def main() -> int:
     tallies = {kind: Tally() for kind in kinds}
     until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     first = dict.fromkeys(kinds, args.seed)
-    with Pool() as pool:
+    with suppress(KeyboardInterrupt), Pool() as pool:  # Ctrl-C: the table of what was done
         while True:
             for kind, tally in tallies.items():
                 count = args.cases or SHARE[kind]

@@ -32,7 +32,7 @@ def mutated(rng: Random, tree: Any) -> Any:
             holder[key], other[name] = other[name], holder[key]
     elif way == 3:
         holder[key] = rng.choice((str(value), [value], {"x": value}))
-    elif way in (4, 5) and isinstance(value, (int, float)):
+    elif way in (4, 5) and isinstance(value, (int, float)) and abs(value) < 1e300:
         holder[key] = rng.choice((value + 1, value - 1, value * 2, value // 2, -value, value * 1000, float(value)))
     elif way == 6 and isinstance(holder, dict):
         holder[f"{key}{rng.choice('_2 x')}"] = rng.choice(ODD)

@@ -87,8 +87,9 @@ def one(kind: str, seed: int, folder: Path, watch: Watch) -> Result:
     """Run one case in an empty folder."""
     from g2tr_core.errors import G2TRError
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    if not folder.is_dir() or any(folder.iterdir()):  # most reductions leave nothing
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
     os.chdir(folder)
     watch.seen, watch.folder = [], os.path.realpath(folder)
     start = time.perf_counter()
