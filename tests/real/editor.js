@@ -104,7 +104,7 @@ async function frame(page, ids) {
 
 const open = async (page, graph, name) => {
   await page.evaluate(({ graph, name }) => window.app.loadGraphData(graph, true, true, name), { graph, name });
-  await page.waitForTimeout(1200);
+  await page.waitForTimeout(800);
 };
 
 // What ComfyUI says of files that are not there, in the panel behind its notice.
