@@ -208,6 +208,30 @@ def test_bad_settings_name_the_field(make, field: str) -> None:
     assert str(caught.value).startswith(f"{field}: ") and caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "inside", "beyond"),
+    [
+        (Guidance, "text_scale", (1, 100.0), (0.999, 100.1)),
+        (Guidance, "image_scale", (1, 100.0), (0.999, 100.1)),
+        (Guidance, "interval", ((0, 0), (1, 1), [0.0, 1.0]), ((-0.1, 1), (0, 1.1), (0, 0.5, 1))),
+        (Guidance, "renorm_min", (0.0, 1.0), (-0.1, 1.1)),
+        (Sampling, "steps", (1, 1000), (0, 1001)),
+        (Sampling, "timestep_shift", (0.01, 100.0), (0.0099, 100.1)),
+        (Sampling, "seed", (0, 2**64 - 1), (-1, 2**64)),
+        (Decoding, "max_tokens", (1, 32768), (0, 32769)),
+        (Decoding, "temperature", (0.0, 10.0), (-0.1, 10.1)),
+        (Decoding, "top_p", (0.0, 1.0), (-0.1, 1.1)),
+        (Decoding, "seed", (0, 2**64 - 1), (-1, 2**64)),
+    ],
+)
+def test_limits_themselves_are_inside(kind, field: str, inside: tuple, beyond: tuple) -> None:
+    for value in inside:
+        assert getattr(kind(**{field: value}), field) == value
+    for value in beyond:
+        with pytest.raises(SettingsError, match=f"^{field}: "):
+            kind(**{field: value})
+
+
 def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:
     logits = torch.tensor([1.0, 3.0, 3.0, 2.0])
     assert choose(logits, Decoding(), torch.Generator()).tolist() == [1]
