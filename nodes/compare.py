@@ -82,7 +82,7 @@ class Compare(io.ComfyNode):
                     "measured against.",
                 ),
                 seed_input("The same for all ratios.", then="fixed"),
-                *sampling_inputs(cls.TASK, thinks=False),
+                *sampling_inputs(cls.TASK),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
                 whole_input(
                     "max_tokens",

@@ -28,8 +28,8 @@ LARGEST_SCALE = 100.0  # the core's limit, of the time shift too
 OWN = "model's own"
 
 
-def sampling_inputs(task: ImageTask, *, thinks: bool = True, scales_image: bool = True) -> list[Any]:
-    """Steps and guidance scales of a node that can think first, or cannot."""
+def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
+    """Steps and guidance scales."""
     text_scale = (
         "How strongly the picture follows the text (CFG); 0 is the model's own: {text_scale}. 4 to 8 suits most; 1 "
         "turns all guidance off: faster and much weaker."
@@ -43,7 +43,7 @@ def sampling_inputs(task: ImageTask, *, thinks: bool = True, scales_image: bool 
     return [
         whole_input("steps", 0, low=0, high=1000, tooltip=steps),
         *(  # by 1: a click does not land between 0 and 1, where no model has a meaning for it
-            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task, thinks=thinks))
+            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task))
             for name, text in scales.items()
         ),
     ]
