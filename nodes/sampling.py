@@ -43,8 +43,7 @@ def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
     return [
         whole_input("steps", 0, low=0, high=1000, tooltip=steps),
         *(  # by 1: a click does not land between 0 and 1, where no model has a meaning for it
-            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task))
-            for name, text in scales.items()
+            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task)) for name, text in scales.items()
         ),
     ]
 
