@@ -78,8 +78,7 @@ class Compare(io.ComfyNode):
                 io.String.Input(
                     "ratios",
                     default="1.0, 0.5, 0.25",
-                    tooltip="The keep ratios to try, separated by commas. The first one is what the others are "
-                    "measured against.",
+                    tooltip="The keep ratios to try, separated by commas.",
                 ),
                 seed_input("The same for all ratios.", then="fixed"),
                 *sampling_inputs(cls.TASK),
