@@ -110,4 +110,5 @@ class Ask(io.ComfyNode):
         decoding = Decoding(max_tokens, temperature, top_p, seed)
         answer = (model or reading.owner).answer(reading, question, decoding, think)
         report = answer.report.after(reading.reading.report)
-        return io.NodeOutput(answer.text, answer.thinking, report, ui={"text": (answer.text,)})
+        shown = [answer.text, *(f"({caveat})" for caveat in reading.caveats)]
+        return io.NodeOutput(answer.text, answer.thinking, report, ui={"text": ("\n\n".join(shown),)})

@@ -145,7 +145,7 @@ class Compare(io.ComfyNode):
                 else:
                     made = edited = model.edit(reading, prompt, sampling, reading.size, think)
                     result = edited.image
-                notes += reading.reading.budget_notes
+                notes += [note for note in (*reading.caveats, *reading.reading.budget_notes) if note not in notes]
                 view, report = reading.reading.token_views()[0], made.report.after(reading.reading.report)
                 entries.append(Entry(setting.keep_ratio, view, result, report))
             sheets.append(outputs.image(to_tensor(sheet(entries))))

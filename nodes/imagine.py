@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..g2tr_core import checks
 from ..g2tr_core.embedded import SAMPLE
+from ..g2tr_core.report import Report
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .host import outputs
@@ -70,4 +71,4 @@ class Imagine(io.ComfyNode):
         sampling, think = settings(model.model, cls.TASK, options, seed=seed, steps=steps, text_scale=text_scale)
         own_width, own_height = model.model.default_size
         generated = model.imagine(prompt, sampling, (width or own_width, height or own_height), think)
-        return packed(cls, model, generated, sampling, options)
+        return packed(cls, model, generated, sampling, options, Report(notes=model.caveats()))

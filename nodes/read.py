@@ -86,7 +86,7 @@ class Read(io.ComfyNode):
         for pictures, priority in shots(images, reduction):
             readings.append(model.read(pictures, settings, purpose, think, priority))
             summaries.append(summary(readings[-1].reading.visual_tokens))
-            lines += [summaries[-1], *readings[-1].reading.budget_notes]
+            lines += [summaries[-1], *readings[-1].caveats, *readings[-1].reading.budget_notes]
         reports = [reading.reading.report for reading in readings]
         return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(lines),)})
 

@@ -267,7 +267,7 @@ def packed(
     generated: GeneratedImage,
     sampling: Sampling,
     options: SamplingOptions | None,
-    before: Report | None = None,
+    before: Report,
     shown: dict[str, Any] | None = None,
 ) -> io.NodeOutput:
     """A generated picture as outputs: IMAGE [1, H, W, 3], LATENT, thinking, report.
@@ -278,16 +278,16 @@ def packed(
         generated: what it generated.
         options: whether to save it.
         sampling: how; the report names it, for the graph shows 0 where the model's own holds.
-        before: what reading cost.
+        before: what reading cost, and its notes.
         shown: what the node shows beside the settings that were used.
     """
-    report = generated.report if before is None else generated.report.after(before)
+    report = generated.report.after(before)
     said = in_words(sampling, generated)
+    told = "\n".join([said, *report.notes])
     report = replace(report, notes=[*report.notes, said])
     latent, image = outputs.latent(generated.latent, model.model.latent_space), outputs.image(generated.pixels)
     if options is not None and options.save_prefix.strip():
         outputs.save(image, options.save_prefix.strip(), node)
-    told = "\n".join([said, *generated.report.notes])
     return io.NodeOutput(image, latent, generated.thinking, report, ui={"text": (told,), **(shown or {})})
 
 

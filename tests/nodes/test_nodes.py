@@ -83,6 +83,26 @@ def test_an_edit_shows_before_and_after_at_one_size(model: Any, photo: torch.Ten
     assert (before.movedim(-1, 0) - original).abs().mean() < 0.1, "the last picture"
 
 
+@pytest.mark.parametrize("random_weights", [False, True], ids=["shapes and digits", "random weights"])
+def test_a_demo_model_says_what_it_does_not_know(models: Path, photo: torch.Tensor, random_weights: bool) -> None:
+    """Beside pictures of its own world it says nothing, and the outputs hold only what the model wrote."""
+    demos = module("g2tr_core.embedded").DEMOS
+    name = next(name for name in demos if ("random weights" in name) == random_weights)
+    said = "random weights" if random_weights else "shapes and digits only"
+    demo = run("G2TRLoadModel", checkpoint=name)[0][0]
+    scene = run("G2TRSampleScene")[0][0]
+    for images, strange in (({"image1": scene}, random_weights), ({"image1": scene, "image2": photo}, True)):
+        (readings, _, reports), (shown,) = outcome("G2TRRead", model=demo, images=images)
+        (answer, *_), (asked,) = outcome("G2TRAsk", reading=readings, question="What?", **SHORT)
+        (*_, edits), (edited,) = outcome("G2TREdit", reading=readings, instruction="Red.", **QUICK)
+        compared = run("G2TRCompare", model=demo, images=images, ratios="0.5, 0.25", max_tokens=2)[1][0]
+        for text in (shown["text"][0], asked["text"][0], edited["text"][0], compared, *reports[0].notes[:1]):
+            assert text.count(said) == int(strange), text
+        assert edits[0].as_text().count(said) == int(strange) and said not in answer[0]
+    (*_, reports), (shown,) = outcome("G2TRImagine", model=demo, prompt="A cat.", **QUICK)
+    assert said in shown["text"][0] and said in reports[0].as_text()
+
+
 def test_sample_scenes(models: Path) -> None:
     (entry,) = nodes()["G2TRSampleScene"].define_schema().inputs
     assert len(entry.options) >= 3 and entry.default in entry.options
