@@ -104,8 +104,10 @@ class Compare(io.ComfyNode):
         return shown_again(schema)
 
     @classmethod
-    def validate_inputs(cls, ratios: str | None = None) -> bool | str:
-        """Refuse ratios that are none. Only one input is named: ComfyUI repeats the message for each."""
+    def validate_inputs(cls, ratios: str | None = None, images: Any = None) -> bool | str:
+        """Refuse ratios that are none. One input is named, for ComfyUI repeats the message for each; `images` it passes
+        unasked, for they are a group of sockets.
+        """
         return True if ratios is None else verdict(lambda: parsed(ratios))
 
     @classmethod

@@ -180,7 +180,7 @@ def _thinking() -> Template:
     bagel = _bagel()
     start = _start(_load(bagel, named(bagel, bagel.download.files[0])), PHOTO)
     plan = Node("PreviewAny", 260, {"source": Link("edit", "thinking")})
-    options = Node("G2TRSamplingOptions", 330, {"think": True})
+    options = Node("G2TRSamplingOptions", 400, {"think": True})
     middle = Column(SIDE, {"read": _read("edit", think=True), "options": options, "plan": plan})
     words = "Show what this cup looks like after someone has drunk half of the coffee."
     last = Column(
