@@ -144,12 +144,12 @@ def trouble(model: UnifiedModel, reading: object, life: Life) -> None:
 
 def live_in_server(server: ComfyServer, rounds: int) -> Life:
     """Rounds of one prompt that answers and edits, and of another after it, on a ComfyUI that is ready."""
-    from tests.real.prompts import changed, small_edit
+    from tests.real.prompts import changed, small_edit, small_question
 
     prompt = small_edit()
     (reading,) = (node for node, entry in prompt.items() if entry["class_type"] == "G2TRRead")
-    asked = {"question": SAMPLE.question, "max_tokens": 8, "reading": [reading, 0]}
-    prompt["ask"] = {"class_type": "G2TRAsk", "inputs": asked}
+    (ask,) = (entry for entry in small_question().values() if entry["class_type"] == "G2TRAsk")
+    prompt["ask"] = {**ask, "inputs": {**ask["inputs"], "reading": [reading, 0]}}
     prompts = [prompt, changed(prompt, "G2TRReduction", keep_ratio=0.4)]
     life, first = Life(), dict[int, tuple[object, bytes]]()
     start = time.perf_counter()
