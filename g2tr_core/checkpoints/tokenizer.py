@@ -73,7 +73,7 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
     try:
         return Qwen2TokenizerFast.from_pretrained(str(home), local_files_only=True), home
     except BaseException as error:  # the Rust tokenizers raise bare `Exception` for damaged files, or panic
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _panicked(error):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
@@ -89,10 +89,27 @@ def encode(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:
         text: any.
         special_tokens: whether words such as `<|im_end|>` in it mean what they mean to the model. In what people write
             they are words: a caption or a file name must not end a turn.
+
+    Raises:
+        CheckpointError: the tokenizer gave up; transformers before 5 take the pattern for words from tokenizer.json.
     """
-    with _ENCODING:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special_tokens)
+    try:
+        with _ENCODING:
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special_tokens)
+    except BaseException as error:
+        if not _panicked(error):
+            raise
+        raise CheckpointError(
+            f"the tokenizer gave up on a text ({shown(str(error))})",
+            where=str(tokenizer.name_or_path),
+            fix=f"Download its files again: {FILES}",
+        ) from error
     return ids
+
+
+def _panicked(error: BaseException) -> bool:
+    """Whether it is what Rust code raises where it cannot go on, which is no `Exception` and ends a host's thread."""
+    return type(error).__name__ == "PanicException"
 
 
 def token_ids(tokenizer: Any, tokens: Sequence[str], home: Path, what: str) -> list[int]:

@@ -328,3 +328,36 @@ def test_nor_by_the_tokenizers(
     rewritten(name, change)(folder)
     assert "\\x1b" in refused(f"{name}: an added token", folder)
     assert not capfd.readouterr().out
+
+
+@pytest.mark.parametrize("pattern", ["(a|aa)+$", "(a+)+$", "(?:a|b|ab)*c"])
+def test_a_pattern_for_words_that_never_ends(folder: Path, pattern: str) -> None:
+    """Transformers before 5 take it from the file, and Oniguruma panics at its limit; later ones overlook it."""
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    stored["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [split, stored["pre_tokenizer"]["pretokenizers"][1]],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    tokenizer, _ = tokenizers.load_tokenizer([folder], "them")
+    with suppress(CheckpointError):
+        assert tokenizers.encode(tokenizer, "ab" * 50 + "a" * 50 + "b", special_tokens=False)
+
+
+def test_a_panic_of_the_tokenizer_is_our_error() -> None:
+    class PanicException(BaseException):
+        pass
+
+    class Tokenizer:
+        name_or_path = "BAGEL"
+
+        def encode(self, *_: Any, **__: Any) -> list[int]:
+            raise failure
+
+    failure: BaseException = PanicException("retry-limit-in-match over")
+    with pytest.raises(CheckpointError, match=r"BAGEL.*gave up on a text.*retry-limit"):
+        tokenizers.encode(Tokenizer(), "a", special_tokens=False)
+    failure = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tokenizers.encode(Tokenizer(), "a", special_tokens=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -227,3 +229,18 @@ def python_of(tree: Path) -> str:
     """The interpreter to start ComfyUI with: COMFYUI_PYTHON, the tree's own environment, or this one."""
     own = tree / ".venv" / "bin" / "python"
     return os.environ.get("COMFYUI_PYTHON") or (str(own) if own.exists() else sys.executable)
+
+
+@contextmanager
+def server_of_the_environment(folder: Path, *flags: str) -> Iterator[ComfyServer]:
+    """A running ComfyUI of the tree that COMFYUI_PATH names, on a free port; it writes into `folder`."""
+    tree = Path(os.environ["COMFYUI_PATH"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = ComfyServer(tree, python_of(tree), folder / "base", port, flags)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.real.comfy_server import ComfyServer, python_of
+from tests.real.comfy_server import ComfyServer, server_of_the_environment
 
 NOT_TRIED = "COMFYUI_PATH is not set: the pack was NOT tried in a real ComfyUI (COMFYUI_PYTHON names its interpreter)"
 
@@ -27,16 +26,8 @@ def started(folder: Path, *flags: str) -> Iterator[ComfyServer]:
     """A ComfyUI of its own with these flags, in an empty folder; the test is skipped where none is named."""
     if not os.environ.get("COMFYUI_PATH"):
         pytest.skip(NOT_TRIED)
-    tree = Path(os.environ["COMFYUI_PATH"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = ComfyServer(tree, python_of(tree), folder / "base", port, flags)
-    try:
-        running.wait_until_ready()
+    with server_of_the_environment(folder, *flags) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
