@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..g2tr_core.checks import prompt
 from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.generation.settings import Decoding
 from .facts import aliases, tip
 from .host.memory import ManagedModel, ManagedReading
 from .sockets import (
     CATEGORY,
+    arrived,
+    blank,
     number_input,
     readers_model_input,
     reading_input,
@@ -85,6 +88,11 @@ class Ask(io.ComfyNode):
         return shown_again(schema)
 
     @classmethod
+    def validate_inputs(cls, question: str | None = None) -> bool | str:
+        """Refuse a question that says nothing."""
+        return blank("question", question)
+
+    @classmethod
     def execute(
         cls,
         reading: ManagedReading,
@@ -97,7 +105,10 @@ class Ask(io.ComfyNode):
         model: ManagedModel | None = None,
     ) -> io.NodeOutput:
         """Answer."""
+        reading = arrived("reading", reading)
+        prompt("question", question)
         decoding = Decoding(max_tokens, temperature, top_p, seed)
         answer = (model or reading.owner).answer(reading, question, decoding, think)
         report = answer.report.after(reading.reading.report)
-        return io.NodeOutput(answer.text, answer.thinking, report, ui={"text": (answer.text,)})
+        shown = [answer.text, *(f"({caveat})" for caveat in reading.caveats)]
+        return io.NodeOutput(answer.text, answer.thinking, report, ui={"text": ("\n\n".join(shown),)})

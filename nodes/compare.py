@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..g2tr_core import checks
 from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.figures.comparison import Entry, sheet, table
@@ -21,12 +22,14 @@ from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel
 from .read import shots
-from .sampling import check_sampling, sampling_inputs, settings
+from .sampling import SamplingOptions, sampling_inputs, settings
 from .sockets import (
     CATEGORY,
     ReductionSettings,
+    arrived,
     images_input,
     model_input,
+    options_input,
     reduction_input,
     seed_input,
     shown_again,
@@ -35,7 +38,9 @@ from .sockets import (
 )
 
 MOST_RATIOS = 8
-EXAMPLE = "For example 1.0, 0.5, 0.25: commas between the ratios, points in them"
+EXAMPLE = (
+    "For example 1.0, 0.5, 0.25: commas between the ratios, points in them. With semicolons between, 0,5 works too"
+)
 
 
 class Compare(io.ComfyNode):
@@ -73,11 +78,10 @@ class Compare(io.ComfyNode):
                 io.String.Input(
                     "ratios",
                     default="1.0, 0.5, 0.25",
-                    tooltip="The keep ratios to try, separated by commas. The first one is what the others are "
-                    "measured against.",
+                    tooltip="The keep ratios to try, separated by commas.",
                 ),
                 seed_input("The same for all ratios.", then="fixed"),
-                *sampling_inputs(cls.TASK, thinks=False),
+                *sampling_inputs(cls.TASK),
                 reduction_input("From Visual Token Reduction: everything but the ratio is taken from it."),
                 whole_input(
                     "max_tokens",
@@ -86,6 +90,7 @@ class Compare(io.ComfyNode):
                     tooltip="Longest answer, in tokens of about four letters.",
                     advanced=True,
                 ),
+                options_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -99,18 +104,11 @@ class Compare(io.ComfyNode):
         return shown_again(schema)
 
     @classmethod
-    def validate_inputs(
-        cls,
-        ratios: str | None = None,
-        images: Any = None,
-        text_scale: float | None = None,
-        image_scale: float | None = None,
-    ) -> bool | str:
-        """Refuse ratios that are none, and numbers that no model samples with."""
-        said = True if ratios is None else verdict(lambda: parsed(ratios))
-        if said is not True:
-            return said
-        return check_sampling(text_scale=text_scale, image_scale=image_scale)
+    def validate_inputs(cls, ratios: str | None = None, images: Any = None) -> bool | str:
+        """Refuse ratios that are none. One input is named, for ComfyUI repeats the message for each; `images` it passes
+        unasked, for they are a group of sockets.
+        """
+        return True if ratios is None else verdict(lambda: parsed(ratios))
 
     @classmethod
     def execute(
@@ -126,27 +124,30 @@ class Compare(io.ComfyNode):
         image_scale: float = 0.0,
         reduction: ReductionSettings | None = None,
         max_tokens: int = 256,
+        options: SamplingOptions | None = None,
     ) -> io.NodeOutput:
         """Run every ratio for every picture of the batch in image1."""
+        model = arrived("model", model)
+        checks.prompt("prompt", prompt)
         others = Reduction() if reduction is None else reduction.reduction
         reductions = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
         decoding = Decoding(max_tokens, seed=seed)
         scales = {"text_scale": text_scale, "image_scale": image_scale}
-        sampling, _ = settings(model.model, cls.TASK, seed=seed, steps=steps, **scales)
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, steps=steps, **scales)
         sheets, tables = [], []
         for pictures, priority in shots(images, reduction):
             entries, notes = [], []
             for setting in reductions:
                 purpose: Purpose = "answer" if mode == "ask" else "edit"
-                reading = model.read(pictures, setting, purpose, False, priority)
+                reading = model.read(pictures, setting, purpose, think is not None and mode == "edit", priority)
                 made: Answer | GeneratedImage
                 if mode == "ask":
                     made = answer = model.answer(reading, prompt, decoding, False)
                     result: str | Image.Image = answer.text
                 else:
-                    made = edited = model.edit(reading, prompt, sampling, reading.size, None)
+                    made = edited = model.edit(reading, prompt, sampling, reading.size, think)
                     result = edited.image
-                notes += reading.reading.budget_notes
+                notes += [note for note in (*reading.caveats, *reading.reading.budget_notes) if note not in notes]
                 view, report = reading.reading.token_views()[0], made.report.after(reading.reading.report)
                 entries.append(Entry(setting.keep_ratio, view, result, report))
             sheets.append(outputs.image(to_tensor(sheet(entries))))
@@ -160,7 +161,9 @@ def parsed(ratios: str) -> list[float]:
     Raises:
         SettingsError: one is no number above 0 and at most 1, or there are none or too many.
     """
-    words = ratios.replace(";", ",").replace(",", " ").split()
+    if ";" in ratios:  # commas may be decimal ones
+        ratios = ratios.replace(",", ".").replace(";", ",")
+    words = ratios.replace(",", " ").split()
     try:
         values = [float(word) for word in words]
     except ValueError as error:
@@ -171,5 +174,5 @@ def parsed(ratios: str) -> list[float]:
         for value in values:
             Reduction(keep_ratio=value)
     except SettingsError as error:
-        raise SettingsError(error.what, where=error.where, fix=f"{error.fix}. {EXAMPLE}") from error
+        raise SettingsError(f"of '{ratios}', {error.what}", where="ratios", fix=f"{error.fix}. {EXAMPLE}") from error
     return values

@@ -8,14 +8,26 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..g2tr_core.checks import prompt
 from ..g2tr_core.embedded import SAMPLE
 from ..g2tr_core.images import to_tensor
-from ..g2tr_core.umm.registry import ImageTask
+from ..g2tr_core.umm.registry import ImageTask, Size
 from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel, ManagedReading
-from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
-from .sockets import CATEGORY, readers_model_input, reading_input, seed_input, shown_again
+from .sampling import SamplingOptions, image_outputs, packed, sampling_inputs, settings
+from .sockets import (
+    CATEGORY,
+    arrived,
+    blank,
+    options_input,
+    readers_model_input,
+    reading_input,
+    seed_input,
+    shown_again,
+)
+
+AS_PICTURE, AS_MODEL = "as the picture", "as the model"
 
 
 class Edit(io.ComfyNode):
@@ -44,44 +56,57 @@ class Edit(io.ComfyNode):
                 ),
                 seed_input("Which variant to generate. The same seed gives the same picture on every machine."),
                 *sampling_inputs(cls.TASK),
-                *size_inputs("that of the last picture that was read", advanced=True),
-                *advanced_inputs(cls.TASK),
+                io.Combo.Input(
+                    "output_size",
+                    options=[AS_PICTURE, AS_MODEL],
+                    default=AS_PICTURE,
+                    tooltip="as the picture: exactly the size of the last picture that was read, so that the two can "
+                    "be laid over each other. as the model: the size at which the model saw it, without scaling.",
+                ),
+                options_input(),
                 readers_model_input(),
             ],
             outputs=image_outputs(),
+            hidden=outputs.METADATA,
         )
         return shown_again(schema)
 
     @classmethod
-    def validate_inputs(
-        cls,
-        text_scale: float | None = None,
-        image_scale: float | None = None,
-        timestep_shift: float | None = None,
-        interval_start: float | None = None,
-        interval_end: float | None = None,
-    ) -> bool | str:
-        """Refuse numbers that no model samples with, which the limits of one widget cannot say."""
-        scales = {"text_scale": text_scale, "image_scale": image_scale, "timestep_shift": timestep_shift}
-        return check_sampling(**scales, interval_start=interval_start, interval_end=interval_end)
+    def validate_inputs(cls, instruction: str | None = None) -> bool | str:
+        """Refuse an instruction that says nothing."""
+        return blank("instruction", instruction)
 
     @classmethod
     def execute(
         cls,
         reading: ManagedReading,
         instruction: str,
-        width: int = 0,
-        height: int = 0,
+        seed: int = 0,
+        steps: int = 0,
+        text_scale: float = 0.0,
+        image_scale: float = 0.0,
+        output_size: str = AS_PICTURE,
+        options: SamplingOptions | None = None,
         model: ManagedModel | None = None,
-        **sampler: Any,
     ) -> io.NodeOutput:
         """Edit."""
+        reading = arrived("reading", reading)
+        prompt("instruction", instruction)
         model = model or reading.owner
-        sampling, think = settings(model.model, cls.TASK, **sampler)
-        own_width, own_height = reading.size
-        size = (width or own_width, height or own_height)
-        edited = model.edit(reading, instruction, sampling, size, think)
-        return packed(model, edited, sampling, reading.reading.report, before_and_after(reading, edited.pixels))
+        numbers = {"steps": steps, "text_scale": text_scale, "image_scale": image_scale}
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, **numbers)
+        edited = model.edit(reading, instruction, sampling, _asked_size(reading, options), think)
+        own = reading.reading.picture_size
+        if output_size == AS_PICTURE and _asked_size(reading, options) == reading.size and own is not None:
+            edited = edited.scaled_to(own)
+        shown = before_and_after(reading, edited.pixels)
+        return packed(cls, model, edited, sampling, options, reading.reading.report, shown)
+
+
+def _asked_size(reading: ManagedReading, options: SamplingOptions | None) -> Size:
+    """Width and height to edit at."""
+    width, height = reading.size
+    return (width, height) if options is None else (options.edit_width or width, options.edit_height or height)
 
 
 def before_and_after(reading: ManagedReading, edited: Tensor) -> dict[str, Any]:

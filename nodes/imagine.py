@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
+from ..g2tr_core import checks
 from ..g2tr_core.embedded import SAMPLE
+from ..g2tr_core.report import Report
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
+from .host import outputs
 from .host.memory import ManagedModel
-from .sampling import advanced_inputs, check_sampling, image_outputs, packed, sampling_inputs, settings, size_inputs
-from .sockets import CATEGORY, model_input, seed_input, shown_again
+from .sampling import SamplingOptions, image_outputs, packed, sampling_inputs, settings, side_inputs
+from .sockets import CATEGORY, arrived, blank, model_input, options_input, seed_input, shown_again
 
 
 class Imagine(io.ComfyNode):
@@ -37,33 +38,37 @@ class Imagine(io.ComfyNode):
                     placeholder="What should the picture show?",
                     tooltip="What the picture should show, in whole sentences.",
                 ),
-                *size_inputs("the model's own, {side} as released", advanced=False),
+                *side_inputs("the model's own, {side} as released"),
                 seed_input("Which variant to generate. The same seed gives the same picture on every machine."),
                 *sampling_inputs(cls.TASK, scales_image=False),
-                *advanced_inputs(cls.TASK),
+                options_input(),
             ],
             outputs=image_outputs(),
+            hidden=outputs.METADATA,
         )
         return shown_again(schema)
 
     @classmethod
-    def validate_inputs(
-        cls,
-        text_scale: float | None = None,
-        timestep_shift: float | None = None,
-        interval_start: float | None = None,
-        interval_end: float | None = None,
-    ) -> bool | str:
-        """Refuse numbers that no model samples with, which the limits of one widget cannot say."""
-        scales = {"text_scale": text_scale, "timestep_shift": timestep_shift}
-        return check_sampling(**scales, interval_start=interval_start, interval_end=interval_end)
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        """Refuse a prompt that says nothing."""
+        return blank("prompt", prompt)
 
     @classmethod
     def execute(
-        cls, model: ManagedModel, prompt: str, width: int = 0, height: int = 0, **sampler: Any
+        cls,
+        model: ManagedModel,
+        prompt: str,
+        width: int = 0,
+        height: int = 0,
+        seed: int = 0,
+        steps: int = 0,
+        text_scale: float = 0.0,
+        options: SamplingOptions | None = None,
     ) -> io.NodeOutput:
         """Generate."""
-        sampling, think = settings(model.model, cls.TASK, **sampler)
+        checks.prompt("prompt", prompt)
+        model = arrived("model", model)
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, steps=steps, text_scale=text_scale)
         own_width, own_height = model.model.default_size
         generated = model.imagine(prompt, sampling, (width or own_width, height or own_height), think)
-        return packed(model, generated, sampling)
+        return packed(cls, model, generated, sampling, options, Report(notes=model.caveats()))

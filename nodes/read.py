@@ -16,6 +16,7 @@ from .sockets import (
     CATEGORY,
     ReadingSocket,
     ReductionSettings,
+    arrived,
     images_input,
     model_input,
     reduction_input,
@@ -79,12 +80,13 @@ class Read(io.ComfyNode):
         think: bool = False,
     ) -> io.NodeOutput:
         """Read every picture of the batch in image1, together with its references."""
+        model = arrived("model", model)
         readings, summaries, lines = [], [], []
         settings = None if reduction is None else reduction.reduction
         for pictures, priority in shots(images, reduction):
             readings.append(model.read(pictures, settings, purpose, think, priority))
             summaries.append(summary(readings[-1].reading.visual_tokens))
-            lines += [summaries[-1], *readings[-1].reading.budget_notes]
+            lines += [summaries[-1], *readings[-1].caveats, *readings[-1].reading.budget_notes]
         reports = [reading.reading.report for reading in readings]
         return io.NodeOutput(readings, summaries, reports, ui={"text": ("\n".join(lines),)})
 
@@ -109,9 +111,11 @@ def shots(
     Raises:
         ImageError, SettingsError: nothing is connected, or counts do not fit.
     """
+    images = {name: pictures for name, pictures in images.items() if pictures is not None}  # a bypassed node's output
     sockets = list(images.values())
     if not sockets or not len(sockets[0]):
-        raise ImageError("no picture is connected", where="image1", fix="Connect at least one")
+        fix = "Connect at least one; by API its name is images.image1"
+        raise ImageError("no picture arrived", where="image1", fix=fix)
     batch = len(sockets[0])
     for name, pictures in images.items():
         if len(pictures) not in (1, batch):

@@ -9,7 +9,7 @@ from ..g2tr_core.images import to_tensor
 from ..g2tr_core.report import Report
 from .facts import aliases
 from .host import outputs
-from .sockets import CATEGORY, ReportSocket, shown_again
+from .sockets import CATEGORY, ReportSocket, arrived, shown_again
 
 
 class ReportNode(io.ComfyNode):
@@ -37,5 +37,6 @@ class ReportNode(io.ComfyNode):
     @classmethod
     def execute(cls, report: Report) -> io.NodeOutput:
         """Write and draw."""
+        report = arrived("report", report)
         table = report.as_text()
         return io.NodeOutput(table, outputs.image(to_tensor(plot_times(report))), ui={"text": (table,)})

@@ -6,7 +6,7 @@ right when another model is loaded into it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from comfy_api.latest import io
@@ -20,7 +20,7 @@ from ..g2tr_core.umm.values import GeneratedImage
 from .facts import tip
 from .host import outputs
 from .host.memory import ManagedModel
-from .sockets import number_input, report_output, thinking_output, verdict, whole_input
+from .sockets import number_input, report_output, thinking_output, whole_input
 
 LARGEST_SIDE = max(known.sides.largest for known in models())  # pixels; each model refuses what is too much for it
 SIDE_STEP = max(known.sides.step for known in models())
@@ -28,8 +28,8 @@ LARGEST_SCALE = 100.0  # the core's limit, of the time shift too
 OWN = "model's own"
 
 
-def sampling_inputs(task: ImageTask, *, thinks: bool = True, scales_image: bool = True) -> list[Any]:
-    """Steps and guidance scales of a node that can think first, or cannot."""
+def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
+    """Steps and guidance scales."""
     text_scale = (
         "How strongly the picture follows the text (CFG); 0 is the model's own: {text_scale}. 4 to 8 suits most; 1 "
         "turns all guidance off: faster and much weaker."
@@ -43,31 +43,42 @@ def sampling_inputs(task: ImageTask, *, thinks: bool = True, scales_image: bool 
     return [
         whole_input("steps", 0, low=0, high=1000, tooltip=steps),
         *(  # by 1: a click does not land between 0 and 1, where no model has a meaning for it
-            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task, thinks=thinks))
-            for name, text in scales.items()
+            number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task)) for name, text in scales.items()
         ),
     ]
 
 
-def size_inputs(own: str, *, advanced: bool) -> list[Any]:
+def side_inputs(own: str) -> list[Any]:
     """Width and height of the result in pixels; `own` says what 0 is and may name the placeholder `{side}`."""
 
     def side_input(side: str) -> Any:
         meaning = tip(own.replace("{side}", f"{{{side}}}") + ". Largest: {largest_side}.")
         tooltip = f"{side.capitalize()} of the result in pixels: 0 is {meaning}"
-        return whole_input(side, 0, low=0, high=LARGEST_SIDE, step=SIDE_STEP, tooltip=tooltip, advanced=advanced)
+        return whole_input(side, 0, low=0, high=LARGEST_SIDE, step=SIDE_STEP, tooltip=tooltip)
 
     return [side_input("width"), side_input("height")]
 
 
-def advanced_inputs(task: ImageTask) -> list[Any]:
-    """The advanced inputs."""
+def further_inputs(task: ImageTask) -> list[Any]:
+    """What *Sampling Options* has; where models differ, tooltips name their values for `task`."""
 
     def number(name: str, text: str, high: float = 1.0, step: float = 0.01) -> Any:
-        return number_input(name, high=high, step=step, tooltip=tip(text, task), advanced=True)
+        return number_input(name, high=high, step=step, tooltip=tip(text, task))
 
-    blurred = "; if edits look blurred, try global" if task == "edit" else ""
     return [
+        io.Boolean.Input(
+            "think",
+            default=False,
+            tooltip="Let the model write a plan first and generate from that. Slower; helps with prompts that need "
+            "reasoning.",
+        ),
+        whole_input(
+            "max_think_tokens",
+            0,
+            low=0,
+            high=32768,
+            tooltip=tip("Longest plan, in tokens of about four letters; 0 is the model's own: {max_think_tokens}."),
+        ),
         number(
             "timestep_shift",
             "Spends more steps on the layout (higher) or on details (lower); 1 spaces them evenly; 0 is the model's "
@@ -90,11 +101,10 @@ def advanced_inputs(task: ImageTask) -> list[Any]:
             default=OWN,
             tooltip=tip(
                 "How guidance is kept from burning out: scaled back over the whole picture (global), for each token "
-                f"(channel), or for each token before image guidance (text_channel). The model's own: {{renorm}}"
-                f"{blurred}.{{not_using_renorm}}",
+                "(channel), or for each token before image guidance (text_channel). The model's own: {renorm}; if "
+                "edits look blurred, try global.{not_using_renorm}",
                 task,
             ),
-            advanced=True,
         ),
         number(
             "renorm_min",
@@ -102,28 +112,69 @@ def advanced_inputs(task: ImageTask) -> list[Any]:
             "limit.{not_using_renorm}",
         ),
         io.Boolean.Input(
-            "think",
-            default=False,
-            tooltip="Let the model write a plan first and generate from that. Slower; helps with prompts that need "
-            "reasoning.",
-            advanced=True,
-        ),
-        whole_input(
-            "max_think_tokens",
-            0,
-            low=0,
-            high=32768,
-            tooltip=tip("Longest plan, in tokens of about four letters; 0 is the model's own: {max_think_tokens}."),
-            advanced=True,
-        ),
-        io.Boolean.Input(
             "batch_guidance",
             default=True,
             tooltip="Run all guidance branches at once. Off needs less memory and is slower, most of all when the "
             "model is offloaded.",
-            advanced=True,
+        ),
+        *(
+            whole_input(
+                f"edit_{side}",
+                0,
+                low=0,
+                high=LARGEST_SIDE,
+                tooltip=f"{side.capitalize()} of an edit in pixels, for a size other than the picture's: 0 is what "
+                "output_size of Edit Image says. Edits keep most of a picture at its own size.",
+            )
+            for side in ("width", "height")
+        ),
+        io.String.Input(
+            "save_prefix",
+            default="",
+            tooltip="Save every picture in ComfyUI's output folder as soon as it is made, under names that begin with "
+            "this: a batch that is cancelled keeps what it has. Empty saves nothing.",
         ),
     ]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What *Sampling Options* says; its defaults are the node's.
+
+    Args:
+        think: whether the model plans first.
+        max_think_tokens: of the plan; 0 is the model's own.
+        timestep_shift, interval_start, interval_end, renorm, renorm_min, batch_guidance: see `chosen`.
+        edit_width, edit_height: of an edit; 0 for what the edit says.
+        save_prefix: of files in the output folder; empty to save nothing.
+    """
+
+    think: bool = False
+    max_think_tokens: int = 0
+    timestep_shift: float = 0.0
+    interval_start: float = 0.0
+    interval_end: float = 0.0
+    renorm: Any = OWN
+    renorm_min: float = 0.0
+    batch_guidance: bool = True
+    edit_width: int = 0
+    edit_height: int = 0
+    save_prefix: str = ""
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Those that `chosen` takes."""
+        names = ("timestep_shift", "interval_start", "interval_end", "renorm", "renorm_min", "batch_guidance")
+        return {name: getattr(self, name) for name in names}
+
+    def checked(self) -> SamplingOptions:
+        """Itself.
+
+        Raises:
+            SettingsError: a value is outside its limits, as far as can be told without a model.
+        """
+        chosen(Sampling(), **self.numbers)
+        return self
 
 
 def image_outputs() -> list[Any]:
@@ -142,38 +193,24 @@ def image_outputs() -> list[Any]:
     ]
 
 
-def check_sampling(**numbers: float | None) -> bool | str:
-    """For `validate_inputs`: numbers of `chosen`, of which None is one that is not known yet.
-
-    ComfyUI repeats what this says for every input that `validate_inputs` names, so name only what widgets let through.
-    """
-    known: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
-    said = verdict(lambda: chosen(Sampling(), **known))
-    return said if said is True else f"{said} 0 is the model's own."
-
-
 def settings(
-    model: UnifiedModel,
-    task: ImageTask,
-    *,
-    seed: int,
-    think: bool = False,
-    max_think_tokens: int = 0,
-    **numbers: Any,
+    model: UnifiedModel, task: ImageTask, options: SamplingOptions | None, *, seed: int, **numbers: Any
 ) -> tuple[Sampling, Decoding | None]:
     """A node's inputs as the core's settings: how to sample, and how to think, if at all.
 
     Args:
         model: fills in what is 0, or `OWN`.
         task: what is generated.
-        numbers: those of `chosen`.
+        options: from *Sampling Options*, or None.
+        numbers: those of `chosen` that the node has itself.
 
     Raises:
         SettingsError: a value is outside the core's limits.
     """
-    sampling = chosen(model.default_sampling(task, think=think), seed=seed, **numbers)
-    longest = max_think_tokens or model.thinking.max_tokens
-    return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if think else None
+    options = options or SamplingOptions()
+    sampling = chosen(model.default_sampling(task, think=options.think), seed=seed, **options.numbers, **numbers)
+    longest = options.max_think_tokens or model.thinking.max_tokens
+    return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if options.think else None
 
 
 def chosen(
@@ -225,36 +262,42 @@ def _interval(start: float, end: float, own: tuple[float, float]) -> tuple[float
 
 
 def packed(
+    node: type[io.ComfyNode],
     model: ManagedModel,
     generated: GeneratedImage,
     sampling: Sampling,
-    before: Report | None = None,
+    options: SamplingOptions | None,
+    before: Report,
     shown: dict[str, Any] | None = None,
 ) -> io.NodeOutput:
     """A generated picture as outputs: IMAGE [1, H, W, 3], LATENT, thinking, report.
 
     Args:
+        node: whose run it is; a picture that is saved tells the graph.
         model: that generated it.
         generated: what it generated.
+        options: whether to save it.
         sampling: how; the report names it, for the graph shows 0 where the model's own holds.
-        before: what reading cost.
+        before: what reading cost, and its notes.
         shown: what the node shows beside the settings that were used.
     """
-    report = generated.report if before is None else generated.report.after(before)
-    said = in_words(sampling)
+    report = generated.report.after(before)
+    said = in_words(sampling, generated)
+    told = "\n".join([said, *report.notes])
     report = replace(report, notes=[*report.notes, said])
-    latent = outputs.latent(generated.latent, model.model.latent_space)
-    return io.NodeOutput(
-        outputs.image(generated.pixels), latent, generated.thinking, report, ui={"text": (said,), **(shown or {})}
-    )
+    latent, image = outputs.latent(generated.latent, model.model.latent_space), outputs.image(generated.pixels)
+    if options is not None and options.save_prefix.strip():
+        outputs.save(image, options.save_prefix.strip(), node)
+    return io.NodeOutput(image, latent, generated.thinking, report, ui={"text": (told,), **(shown or {})})
 
 
-def in_words(sampling: Sampling) -> str:
+def in_words(sampling: Sampling, generated: GeneratedImage) -> str:
     """The settings that a picture was generated with, in a line."""
+    height, width = generated.pixels.shape[:2]
     guidance = sampling.guidance
     low, high = guidance.interval
     return (
         f"sampled with: steps {sampling.steps}, text_scale {guidance.text_scale:g}, "
         f"image_scale {guidance.image_scale:g}, timestep_shift {sampling.timestep_shift:g}, "
-        f"guidance from {low:g} to {high:g}, seed {sampling.seed}"
+        f"guidance from {low:g} to {high:g}, seed {sampling.seed}, size {width}x{height}"
     )

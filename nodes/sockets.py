@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..g2tr_core.checks import prompt
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.reduction import Reduction
+
+T = TypeVar("T")
 
 CATEGORY = "G2TR"
 LARGEST_SEED = 2**64 - 1
@@ -20,6 +23,7 @@ Model = io.Custom("G2TR_MODEL")  # host.memory.ManagedModel
 ReductionSocket = io.Custom("G2TR_REDUCTION")  # ReductionSettings
 ReadingSocket = io.Custom("G2TR_READING")  # host.memory.ManagedReading
 ReportSocket = io.Custom("G2TR_REPORT")  # g2tr_core.report.Report
+OptionsSocket = io.Custom("G2TR_SAMPLING_OPTIONS")  # sampling.SamplingOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,16 @@ def reduction_input(tooltip: str) -> Any:
     return ReductionSocket.Input("reduction", optional=True, tooltip=tooltip)
 
 
+def options_input() -> Any:
+    """The optional socket of further sampling settings."""
+    return OptionsSocket.Input(
+        "options",
+        optional=True,
+        tooltip="From Sampling Options: thinking, schedule, guidance in detail, memory, saving. Without it all of them "
+        "are the model's own, or off.",
+    )
+
+
 def number_input(
     name: str,
     default: float = 0.0,
@@ -143,6 +157,22 @@ def shown_again(schema: io.Schema) -> io.Schema:
     """Have ComfyUI send what a node shows also where its result comes from the cache; its older versions do not."""
     schema.has_intermediate_output = True  # they do not know the argument either
     return schema
+
+
+def arrived(name: str, value: T | None) -> T:
+    """What came in by a socket.
+
+    Raises:
+        SettingsError: nothing did: a node before handed on None.
+    """
+    if value is None:
+        raise SettingsError("nothing arrived", where=name, fix="Look at the node that it comes from")
+    return value
+
+
+def blank(field: str, text: str | None) -> bool | str:
+    """For `validate_inputs`: True, or what is wrong with a text that says nothing; None is not known yet."""
+    return True if text is None else verdict(lambda: prompt(field, text))
 
 
 def verdict(settings: Callable[[], Any]) -> bool | str:

@@ -9,7 +9,7 @@ from ..g2tr_core.images import to_tensor
 from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedReading
-from .sockets import CATEGORY, reading_input, shown_again
+from .sockets import CATEGORY, arrived, reading_input, shown_again
 
 STYLES = {"kept and merged": token_map.draw, "scores": token_map.heat}
 
@@ -52,7 +52,7 @@ class TokenMap(io.ComfyNode):
     @classmethod
     def execute(cls, reading: ManagedReading, style: str = "kept and merged") -> io.NodeOutput:
         """Draw."""
-        views = reading.reading.token_views()
+        views = arrived("reading", reading).reading.token_views()
         maps = [outputs.image(to_tensor(STYLES[style](view))) for view in views]
         kept = [token_map.kept_mask(view).unsqueeze(0) for view in views]
         return io.NodeOutput(maps, kept, ui=ui.PreviewImage([drawn[0] for drawn in maps]))

@@ -88,7 +88,7 @@ def chinese() -> dict[str, Any]:
     made = {}
     for node, schema in _schemas():
         own = source["nodes"][node]
-        thinks = any(entry.id == "think" for entry in schema.inputs)
+        thinks = any(entry.id in ("think", "options") for entry in schema.inputs)
         known = facts.facts(getattr(nodes()[node], "TASK", "edit"), thinks, phrases) | {"methods": methods}
 
         def words(side: str, entry: Any, own: Any = own, known: Any = known) -> tuple[str, str]:

@@ -24,6 +24,19 @@ DEMOS = {
 }
 """What the loader calls the models that travel with the package; the first is the one that it starts with."""
 
+
+class Caveat(NamedTuple):
+    """What a demo model cannot do, in a line, and the size of the pictures of its own world, where it has one."""
+
+    said: str
+    own_size: tuple[int, int] | None
+
+
+CAVEATS = {
+    CHECKPOINT: Caveat("demo model: shapes and digits only", (112, 112)),
+    INTERNVLU: Caveat("demo model: random weights, so answers and pictures are noise", None),
+}
+
 PHOTO = Path(__file__).parent / "coffee.jpg"
 
 

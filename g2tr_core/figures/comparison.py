@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..report import Report
+from ..report.report import megabytes, operations
 from . import layout, theme, token_map
 from .text import paragraph
 from .theme import BODY, BRIGHT, DIM, SMALL, TITLE
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ..umm.reading import Reading
     from ..umm.values import TokenView
 
-ENCODING = ("prepare", "vit", "vae_encode")  # stages that all ratios share
 COLUMN = 512  # pixels, about: a whole number of them for each token
 LONGEST_ANSWER = 16  # lines that are drawn
 
@@ -40,7 +40,7 @@ class Entry:
 
 
 def sheet(entries: Sequence[Entry]) -> Image.Image:
-    """One column an entry, at most four beside each other: ratio, tokens, time, token map, result.
+    """One column an entry, at most four beside each other: ratio, tokens, KV cache, token map, result.
 
     Returns:
         An RGB picture whose letters are large enough for a node.
@@ -50,10 +50,11 @@ def sheet(entries: Sequence[Entry]) -> Image.Image:
     title, body = _letters(len(entries), width, TITLE, BODY)
 
     def column(entry: Entry) -> list[Image.Image]:
-        tokens, result = entry.report.visual_tokens, entry.result
+        tokens, cache, result = entry.report.visual_tokens, entry.report.kv_bytes, entry.result
+        cost = f"{tokens.after:,} of {tokens.before:,} tokens\nKV cache {megabytes(cache.after)}"
         return [
             paragraph(f"keep_ratio {entry.ratio:g}", title, BRIGHT, width),
-            paragraph(f"{tokens.after:,} of {tokens.before:,} tokens\n{_seconds(entry):,.2f} s", body, DIM, width),
+            paragraph(cost, body, DIM, width),
             layout.fitted(token_map.cells(entry.view, cell), width),
             paragraph(result, body, BRIGHT, width, most=LONGEST_ANSWER)
             if isinstance(result, str)
@@ -64,16 +65,18 @@ def sheet(entries: Sequence[Entry]) -> Image.Image:
 
 
 def table(entries: Sequence[Entry]) -> str:
-    """One line an entry, then the answers, where there are any. Speed-up is against the first entry."""
-    lines = [f"{'ratio':>6} {'tokens':>8} {'KV cache':>12} {'prefill':>13} {'time':>10} {'speed-up':>9}"]
-    first = _seconds(entries[0])
+    """One line an entry, then the answers, where there are any.
+
+    Only what can be counted: a single run's time says more about what ran before it than about the ratio.
+    """
+    lines = [f"{'ratio':>6} {'tokens':>8} {'KV cache':>13} {'':8} {'prefill':>14} {'':8}".rstrip()]
     for entry in entries:
-        report, seconds = entry.report, _seconds(entry)
+        tokens, cache, prefill = entry.report.visual_tokens, entry.report.kv_bytes, entry.report.prefill_flops
         lines.append(
-            f"{entry.ratio:6g} {report.visual_tokens.after:8,} {report.kv_bytes.after / 1e6:9,.2f} MB "
-            f"{report.prefill_flops.factor:7.2f}x less {seconds:8,.2f} s {first / seconds if seconds else 1:8.2f}x"
+            f"{entry.ratio:6g} {tokens.after:8,} {megabytes(cache.after):>13} {cache.factor:7.2f}x "
+            f"{operations(prefill.after):>14} {prefill.factor:7.2f}x"
         )
-    lines.append("The time is without encoding the pictures, which is done once for all ratios.")
+    lines.append("The factors are against all tokens.")
     answers = [f"\nkeep_ratio {entry.ratio:g}:\n{entry.result}" for entry in entries if isinstance(entry.result, str)]
     return "\n".join(lines + answers)
 
@@ -100,7 +103,3 @@ def _letters(columns: int, width: int, *sizes: int) -> list[int]:
     """Pixels of letters on a sheet of so many columns."""
     whole = layout.sheet_width(layout.across(columns), width)
     return [theme.letters(size, whole) for size in sizes]
-
-
-def _seconds(entry: Entry) -> float:
-    return sum(ms for stage, ms in entry.report.ms.items() if stage not in ENCODING) / 1e3

@@ -68,11 +68,11 @@ class Report:
         """A table for people."""
         rows = [
             ("visual tokens", f"{self.visual_tokens.before:,}", f"{self.visual_tokens.after:,}", self.visual_tokens),
-            ("KV cache", _megabytes(self.kv_bytes.before), _megabytes(self.kv_bytes.after), self.kv_bytes),
+            ("KV cache", megabytes(self.kv_bytes.before), megabytes(self.kv_bytes.after), self.kv_bytes),
             (
                 "prefill",
-                _operations(self.prefill_flops.before),
-                _operations(self.prefill_flops.after),
+                operations(self.prefill_flops.before),
+                operations(self.prefill_flops.after),
                 self.prefill_flops,
             ),
         ]
@@ -82,9 +82,11 @@ class Report:
         return "\n".join(lines + self.notes)
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """Bytes as people read them."""
     return f"{count / 1e6:,.2f} MB"
 
 
-def _operations(count: int) -> str:
+def operations(count: int) -> str:
+    """Floating-point operations as people read them."""
     return f"{count / 1e12:,.2f} TFLOP" if count >= 1e11 else f"{count / 1e9:,.2f} GFLOP"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...g2tr_core import umm
+from ...g2tr_core.embedded import CAVEATS, Caveat
 from ...g2tr_core.errors import OutOfMemoryError, SettingsError
 from ...g2tr_core.generation.settings import Decoding, Sampling, noise_seed
 from ...g2tr_core.reduction import Reduction
@@ -44,10 +45,13 @@ class ManagedModel:
         model: the core's model; networks on the offload device.
         name: for messages.
         offload_device: where the networks are while they are not in use.
+        caveat: of a demo model.
     """
 
-    def __init__(self, model: UnifiedModel, name: str, offload_device: torch.device) -> None:
-        self.model, self.name = model, name
+    def __init__(
+        self, model: UnifiedModel, name: str, offload_device: torch.device, caveat: Caveat | None = None
+    ) -> None:
+        self.model, self.name, self._caveat = model, name, caveat
         # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
         self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
@@ -60,6 +64,12 @@ class ManagedModel:
         """For ComfyUI's output cache: whether the weights can be dropped and read again."""
         dynamic: bool = self.patcher.is_dynamic()
         return dynamic
+
+    def caveats(self, sizes: Sequence[Size] = ()) -> list[str]:
+        """What to say of a demo model beside pictures of these sizes that it knows nothing of, or beside a text."""
+        if self._caveat is None or (sizes and {*sizes} == {self._caveat.own_size}):
+            return []
+        return [self._caveat.said]
 
     def read(
         self,
@@ -77,8 +87,9 @@ class ManagedModel:
                 encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self._progress()
             )
             self._encoder_cache.keep(pictures, reading.encoding)
-        reading.report = reading.report.after(Report(ms=encoding.ms))
-        return ManagedReading(self, reading)
+        caveats = self.caveats(sizes)
+        reading.report = reading.report.after(Report(ms=encoding.ms, notes=caveats))
+        return ManagedReading(self, reading, caveats)
 
     def answer(self, reading: ManagedReading, question: str, decoding: Decoding, think: bool) -> Answer:
         """Answer a question about a reading."""
@@ -169,10 +180,11 @@ class ManagedReading:
     Args:
         owner: the model that read; kept alive, for the reading is of no use without it.
         reading: on the model's device.
+        caveats: what to say of a demo model that knows nothing of the pictures.
     """
 
-    def __init__(self, owner: ManagedModel, reading: Reading) -> None:
-        self.owner, self.reading = owner, reading
+    def __init__(self, owner: ManagedModel, reading: Reading, caveats: Sequence[str] = ()) -> None:
+        self.owner, self.reading, self.caveats = owner, reading, caveats
         device = owner.model.device
         state = ReadingState(reading, device)
         self.patcher = comfy.model_patcher.ModelPatcher(state, device, owner.patcher.offload_device)
@@ -235,7 +247,7 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
-    managed = ManagedModel(model, name, offload_device)
+    managed = ManagedModel(model, name, offload_device, CAVEATS.get(path))
     _alive[key] = managed
     return managed
 

@@ -6,14 +6,33 @@ import comfy.latent_formats
 import comfy.model_management as mm
 import torch
 from comfy.latent_formats import LatentFormat
+from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...g2tr_core.errors import SettingsError
 from ...g2tr_core.umm.registry import LatentSpace
 
 LATENT_FORMATS: dict[LatentSpace, type[LatentFormat]] = {
     "flux": comfy.latent_formats.Flux,
     "qwen-image": comfy.latent_formats.Wan21,  # Qwen-Image's autoencoder is Wan's
 }
+
+
+METADATA = [io.Hidden.prompt, io.Hidden.extra_pnginfo]
+"""What a node must ask for to save pictures that hold the graph."""
+
+
+def save(images: Tensor, prefix: str, node: type[io.ComfyNode]) -> None:
+    """Save IMAGE [B, H, W, 3] in ComfyUI's output folder, with the graph, as its own Save Image does.
+
+    Raises:
+        SettingsError: the prefix leads out of the folder, or nothing can be written there.
+    """
+    try:
+        ui.ImageSaveHelper.save_images(images, prefix, io.FolderType.output, node)
+    except Exception as error:  # ComfyUI raises bare ones for a prefix that leads elsewhere
+        what = f"the picture cannot be saved under {prefix!r} ({error})"
+        raise SettingsError(what, where="save_prefix", fix="Use a name such as edits/cup, without ..") from error
 
 
 def image(pixels: Tensor) -> Tensor:

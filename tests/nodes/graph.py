@@ -11,6 +11,10 @@ from tests.pack import nodes
 
 SHORT = {"max_tokens": 6}
 QUICK = {"steps": 4}
+OPTIONS = {
+    *("think", "max_think_tokens", "timestep_shift", "interval_start", "interval_end", "renorm", "renorm_min"),
+    *("batch_guidance", "edit_width", "edit_height", "save_prefix"),
+}
 
 
 class List(list):
@@ -45,6 +49,11 @@ def outcome(node_id: str, **inputs: Any) -> tuple[list[Any], list[Any]]:
     """As `run`, and what each execution shows in the graph."""
     schema = nodes()[node_id].define_schema()
     known = {entry.id for entry in schema.inputs}
+    if "options" in known:  # what Sampling Options has goes through that node
+        further = {name: inputs[name] for name in inputs.keys() & OPTIONS}
+        inputs = {name: value for name, value in inputs.items() if name not in OPTIONS}
+        if further:
+            inputs["options"] = run("G2TRSamplingOptions", **further)[0]
     assert set(inputs) <= known, set(inputs) - known
     given = {entry.id: entry.default for entry in schema.inputs if getattr(entry, "default", None) is not None} | inputs
     assert refusal(node_id, **given) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_an_edit_shows_before_and_after_at_one_size(model: Any, photo: torch.Ten
     assert (before.movedim(-1, 0) - original).abs().mean() < 0.1, "the last picture"
 
 
+@pytest.mark.parametrize("random_weights", [False, True], ids=["shapes and digits", "random weights"])
+def test_a_demo_model_says_what_it_does_not_know(models: Path, photo: torch.Tensor, random_weights: bool) -> None:
+    """Beside pictures of its own world it says nothing, and the outputs hold only what the model wrote."""
+    demos = module("g2tr_core.embedded").DEMOS
+    name = next(name for name in demos if ("random weights" in name) == random_weights)
+    said = "random weights" if random_weights else "shapes and digits only"
+    demo = run("G2TRLoadModel", checkpoint=name)[0][0]
+    scene = run("G2TRSampleScene")[0][0]
+    for images, strange in (({"image1": scene}, random_weights), ({"image1": scene, "image2": photo}, True)):
+        (readings, _, reports), (shown,) = outcome("G2TRRead", model=demo, images=images)
+        (answer, *_), (asked,) = outcome("G2TRAsk", reading=readings, question="What?", **SHORT)
+        (*_, edits), (edited,) = outcome("G2TREdit", reading=readings, instruction="Red.", **QUICK)
+        compared = run("G2TRCompare", model=demo, images=images, ratios="0.5, 0.25", max_tokens=2)[1][0]
+        for text in (shown["text"][0], asked["text"][0], edited["text"][0], compared, *reports[0].notes[:1]):
+            assert text.count(said) == int(strange), text
+        assert edits[0].as_text().count(said) == int(strange) and said not in answer[0]
+    (*_, reports), (shown,) = outcome("G2TRImagine", model=demo, prompt="A cat.", **QUICK)
+    assert said in shown["text"][0] and said in reports[0].as_text()
+
+
 def test_sample_scenes(models: Path) -> None:
     (entry,) = nodes()["G2TRSampleScene"].define_schema().inputs
     assert len(entry.options) >= 3 and entry.default in entry.options
@@ -124,14 +145,15 @@ def test_edit(model: Any, photo: torch.Tensor, half: Any) -> None:
     readings = read(model, {"image1": photo}, reduction=half)[0]
     image, latent, thinking, report = edit(model, readings)
     width, height = readings[0].size
-    assert image[0].shape == (1, height, width, 3) and image[0].dtype == torch.float32
+    assert image[0].shape == (1, *photo.shape[1:3], 3) and image[0].dtype == torch.float32
+    assert edit(model, readings, output_size="as the model")[0][0].shape == (1, height, width, 3)
     assert 0 <= image[0].min() < image[0].max() <= 1 and image[0].std() > 0.01
     frames = () if model.model.latent_space == "flux" else (1,)
     assert latent[0]["samples"].shape == (1, 16, *frames, height // 8, width // 8)
     assert thinking == [""] and "denoise" in report[0].ms
     assert torch.equal(edit(model, readings, seed=0)[0][0], image[0])
     assert not torch.equal(edit(model, readings, seed=2**64 - 1)[0][0], image[0])
-    assert edit(model, readings, width=64)[0][0].shape == (1, height, 64, 3)
+    assert edit(model, readings, edit_width=64)[0][0].shape == (1, height, 64, 3)
     thought = edit(model, readings, think=True, max_think_tokens=4)
     assert not torch.equal(thought[0][0], image[0])
 
@@ -142,7 +164,8 @@ def test_nothing_set_is_the_models_own(model: Any, photo: torch.Tensor) -> None:
     core, (width, height) = model.model, model.model.default_size
     for node, task, inputs in (("G2TREdit", "edit", {"reading": reading}), ("G2TRImagine", "imagine", {})):
         own, text = core.default_sampling(task), {"G2TREdit": "instruction", "G2TRImagine": "prompt"}[node]
-        (image,), _, _, (report,) = run(node, model=model, **inputs, **{text: "Blue."})
+        plain = {"output_size": "as the model"} if task == "edit" else {}
+        (image,), _, _, (report,) = run(node, model=model, **inputs, **{text: "Blue."}, **plain)
         seeded = replace(own, seed=module("g2tr_core.generation.settings").noise_seed(task, own.seed))
         direct = {
             "edit": lambda how=seeded: core.edit(reading.reading, "Blue.", how),
@@ -291,20 +314,17 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRReduction", {"merge": "max"}, "merge"),
         ("G2TRReduction", {"method": "random"}, "method"),
         ("G2TRSampleScene", {"scene": "scene-0"}, "scene"),
-        ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "interval"),
-        ("G2TREdit", {"interval_start": 0.8, "interval_end": 0.2}, "from interval_start 0.8 to interval_end 0.2. Set"),
-        ("G2TRImagine", {"interval_start": 2.0}, "interval_start: 2.0"),
+        ("G2TRSamplingOptions", {"interval_start": 2.0}, "interval_start"),
+        ("G2TREdit", {"instruction": " \n"}, "instruction"),
+        ("G2TRImagine", {"prompt": ""}, "prompt"),
+        ("G2TRAsk", {"question": ""}, "question"),
+        ("G2TREdit", {"text_scale": 101.0}, "text_scale"),
         ("G2TREdit", {"steps": -1}, "steps"),
-        ("G2TREdit", {"image_scale": 0.5}, "image_scale: 0.5"),
-        ("G2TRImagine", {"text_scale": 0.99}, "text_scale: 0.99"),
-        ("G2TRImagine", {"timestep_shift": 0.005}, "timestep_shift: 0.005"),
-        ("G2TRCompare", {"text_scale": 0.5}, "text_scale: 0.5"),
-        ("G2TRCompare", {"image_scale": 0.5}, "image_scale: 0.5"),
         ("G2TRImagine", {"width": 4096}, "width"),
         ("G2TRCompare", {"ratios": "half"}, "ratios"),
         ("G2TRCompare", {"ratios": " , "}, "ratios"),
-        ("G2TRCompare", {"ratios": "0.5, 2"}, "keep_ratio"),
-        ("G2TRCompare", {"ratios": "0,5"}, "points in them"),
+        ("G2TRCompare", {"ratios": "0.5, 2"}, "2.0 is out of range"),
+        ("G2TRCompare", {"ratios": "0,5"}, "With semicolons between, 0,5 works"),
         ("G2TRCompare", {"ratios": "0.5 " * 9}, "ratios"),
         ("G2TRLoadModel", {"checkpoint": "BAGEL-7B-MoT"}, "unified_models"),
         ("G2TRLoadModel", {"vae": "other.safetensors"}, "vae"),
@@ -319,18 +339,23 @@ def test_bad_settings_are_refused_before_running(models: Path, node: str, inputs
     [
         ("G2TRReduction", {"keep_ratio": 0.05, "budget": "auto", "auto_min_ratio": 0.1}),
         ("G2TRReduction", {"keep_ratio": float("nan")}),
-        ("G2TRImagine", {"renorm_min": float("nan")}),
+        ("G2TRSamplingOptions", {"renorm_min": float("nan")}),
+        ("G2TRSamplingOptions", {"timestep_shift": 0.005}),
+        ("G2TRSamplingOptions", {"interval_end": 0.2, "interval_start": 0.8}),
+        ("G2TRImagine", {"text_scale": 0.99}),
+        ("G2TRCompare", {"images": {"image1": torch.zeros(1, 64, 64, 3)}, "image_scale": 0.5}),
     ],
 )
 def test_what_limits_of_one_value_cannot_say_is_an_error(models: Path, node: str, inputs: dict[str, Any]) -> None:
-    if node == "G2TRImagine":
+    if node in ("G2TRImagine", "G2TRCompare"):
         inputs = {"model": run("G2TRLoadModel", checkpoint="InternVL-U")[0], **inputs}
     with pytest.raises(error("SettingsError"), match=list(inputs)[-1]):
         run(node, **inputs)
 
 
 def test_linked_values_are_not_judged_before_they_are_known(models: Path) -> None:
-    assert refusal("G2TREdit", interval_start=None, interval_end=0.5, steps=None, image_scale=None) is None
+    assert refusal("G2TREdit", instruction=None, steps=None, image_scale=None) is None
+    assert refusal("G2TRAsk", question=None) is None
     assert refusal("G2TRCompare", ratios=None) is None
 
 
@@ -372,3 +397,54 @@ def test_errors_reach_the_user_unchanged(model: Any, photo: torch.Tensor) -> Non
     with pytest.raises(error("G2TRError"), match="temperature"):
         reading = read(model, {"image1": photo})[0]
         run("G2TRAsk", model=model, reading=reading, question="What?", temperature=float("nan"))
+
+
+def test_pictures_are_saved_as_they_are_made(model: Any, photo: torch.Tensor, half: Any) -> None:
+    """A batch that is cancelled keeps what it has; nothing is saved unless asked for."""
+    saved = sys.modules["comfy_api.latest.ui"].ImageSaveHelper.saved
+    saved.clear()
+    readings = read(model, {"image1": torch.cat((photo, photo))}, reduction=half)[0]
+    edit(model, readings)
+    assert not saved
+    images = edit(model, readings, save_prefix=" edits/cup ")[0]
+    assert [prefix for _, prefix, _ in saved] == ["edits/cup"] * 2
+    assert all(torch.equal(kept, image) for (kept, *_), image in zip(saved, images, strict=True))
+    with pytest.raises(error("SettingsError"), match="save_prefix"):
+        edit(model, readings, save_prefix="../elsewhere")
+
+
+def test_the_settings_that_were_used_are_on_the_node(model: Any, photo: torch.Tensor, half: Any) -> None:
+    readings = read(model, {"image1": photo}, reduction=half)[0]
+    _, (shown,) = outcome("G2TREdit", reading=readings, model=model, **QUICK)
+    (text,) = shown["text"]
+    height, width = photo.shape[1:3]
+    assert "steps 4" in text and f"size {width}x{height}" in text
+    assert "seed 0" in text and "scaled to" in text
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "name"),
+    [
+        ("G2TREdit", {"reading": None}, "reading"),
+        ("G2TRAsk", {"reading": None}, "reading"),
+        ("G2TRTokenMap", {"reading": None}, "reading"),
+        ("G2TRReport", {"report": None}, "report"),
+        ("G2TRImagine", {"model": None}, "model"),
+        ("G2TRRead", {"model": None, "images": {}}, "model"),
+    ],
+)
+def test_a_socket_that_delivers_nothing_is_named(models: Path, node: str, inputs: dict[str, Any], name: str) -> None:
+    with pytest.raises(error("SettingsError"), match=f"{name}: nothing arrived"):
+        run(node, **inputs)
+
+
+def test_pictures_that_do_not_arrive_are_left_out(model: Any, photo: torch.Tensor) -> None:
+    (reading,) = read(model, {"image1": photo, "image2": None})[0]
+    assert len(reading.reading.encoding.pictures) == 1
+    with pytest.raises(error("ImageError"), match="image1: no picture arrived"):
+        read(model, {"image1": None})
+
+
+def test_decimal_commas_are_understood(models: Path) -> None:
+    parsed = module("nodes.compare").parsed
+    assert parsed("0,5; 0,25") == parsed("0.5, 0.25") == parsed("0.5 0.25") == [0.5, 0.25]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
 from tests.pack import REPOSITORY, STUBS, module, nodes
 
-SAMPLER = "timestep_shift interval_start interval_end renorm renorm_min think max_think_tokens batch_guidance"
 STABLE = {  # saved workflows hold these: add, never rename
     "G2TRLoadModel": ("checkpoint weights vae", "model"),
     "G2TRSampleScene": ("scene", "image"),
@@ -29,14 +29,19 @@ STABLE = {  # saved workflows hold these: add, never rename
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),
     "G2TRAsk": ("reading question max_tokens think temperature top_p seed model", "answer thinking report"),
     "G2TREdit": (
-        f"reading instruction seed steps text_scale image_scale width height {SAMPLER} model",
+        "reading instruction seed steps text_scale image_scale output_size options model",
         "image latent thinking report",
     ),
-    "G2TRImagine": (f"model prompt width height seed steps text_scale {SAMPLER}", "image latent thinking report"),
+    "G2TRImagine": ("model prompt width height seed steps text_scale options", "image latent thinking report"),
+    "G2TRSamplingOptions": (
+        "think max_think_tokens timestep_shift interval_start interval_end renorm renorm_min batch_guidance edit_width"
+        " edit_height save_prefix",
+        "options",
+    ),
     "G2TRTokenMap": ("reading style", "image mask"),
     "G2TRReport": ("report", "table plot"),
     "G2TRCompare": (
-        "model images prompt mode ratios seed steps text_scale image_scale reduction max_tokens",
+        "model images prompt mode ratios seed steps text_scale image_scale reduction max_tokens options",
         "sheet table",
     ),
 }
@@ -89,8 +94,8 @@ def test_advanced_inputs_come_last(schema) -> None:
 def test_defaults_are_the_models_own(models: Path) -> None:
     """0 in every number of the sampler; what that means is tested in `test_nodes`."""
     ask, reduction = (defaults(f"G2TR{name}") for name in ("Ask", "Reduction"))
-    sampler = {"batch_guidance", "instruction", "prompt", "mode", "ratios", "max_tokens"}
-    for name in ("Edit", "Imagine", "Compare"):
+    sampler = {"batch_guidance", "instruction", "prompt", "mode", "ratios", "max_tokens", "output_size", "save_prefix"}
+    for name in ("Edit", "Imagine", "SamplingOptions", "Compare"):
         found = {key: value for key, value in defaults(f"G2TR{name}").items() if value is not None}
         assert {value for key, value in found.items() if key not in sampler} <= {0, "model's own"}
     assert Decoding(**{name: ask[name] for name in ("max_tokens", "temperature", "top_p", "seed")}) == Decoding()
@@ -124,25 +129,47 @@ def test_a_third_model_is_told_by_its_registration(models: Path, monkeypatch: py
     assert "load third" in schemas["G2TRLoadModel"].search_aliases
 
 
-def test_compare_does_not_speak_of_thinking(models: Path) -> None:
-    assert not [entry.id for entry in nodes()["G2TRCompare"].define_schema().inputs if "think" in entry.tooltip]
+def test_nodes_that_make_pictures_show_at_most_seven_widgets(models: Path) -> None:
+    for name in ("G2TREdit", "G2TRImagine"):
+        shown = [entry.id for entry in nodes()[name].define_schema().inputs if hasattr(entry, "default")]
+        assert len(shown) <= 7, shown
 
 
-def test_only_edits_are_said_to_be_edits(models: Path) -> None:
-    tips = {
-        name: next(entry.tooltip for entry in nodes()[name].define_schema().inputs if entry.id == "renorm")
-        for name in ("G2TREdit", "G2TRImagine")
-    }
-    assert "try global" in tips["G2TREdit"] and "edit" not in tips["G2TRImagine"]
+@pytest.mark.parametrize("schema", IDS, indirect=True)
+def test_an_error_before_the_run_stands_on_one_input(schema) -> None:
+    """ComfyUI repeats what `validate_inputs` says for every input that it names; a growing group it passes unasked."""
+    check = getattr(nodes()[schema.node_id], "validate_inputs", None)
+    named = set() if check is None else set(inspect.signature(check).parameters)
+    growing = {entry.id for entry in schema.inputs if hasattr(entry, "sockets")}
+    assert check is None or (len(named - growing) == 1 and growing <= named)
+
+
+def test_no_click_leads_out_of_what_is_legal(models: Path) -> None:
+    """Every widget of the sampler, a step up from its default and down from its largest value."""
+    sampling = module("nodes.sampling")
+    own = ("steps", "text_scale", "image_scale")
+    for name in ("G2TREdit", "G2TRImagine", "G2TRSamplingOptions"):
+        for entry in nodes()[name].define_schema().inputs:
+            if entry.id not in (*own, *sampling.SamplingOptions().numbers) or entry.io_type not in ("INT", "FLOAT"):
+                continue
+            for value in (entry.default, entry.default + entry.step, entry.max - entry.step, entry.max):
+                if not entry.id.startswith("interval"):
+                    sampling.chosen(Sampling(), **{entry.id: value})
 
 
 def test_nodes_that_show_something_end_a_graph(models: Path) -> None:
     ends = {name for name, node in nodes().items() if node.define_schema().is_output_node}
     assert ends == {"G2TRRead", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare"}
+    for node in ("G2TREdit", "G2TRImagine"):
+        assert len(nodes()[node].define_schema().hidden) == 2, "what is saved holds the graph"
 
 
 def test_limits_of_the_sampler_are_those_of_the_core(models: Path) -> None:
-    inputs = {entry.id: entry for entry in nodes()["G2TREdit"].define_schema().inputs}
+    inputs = {
+        entry.id: entry
+        for name in ("G2TREdit", "G2TRSamplingOptions")
+        for entry in nodes()[name].define_schema().inputs
+    }
     for name, kind in (("text_scale", Guidance), ("image_scale", Guidance), ("timestep_shift", Sampling)):
         kind(**{name: inputs[name].max})
         with pytest.raises(SettingsError):

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -86,9 +86,10 @@ class ComfyServer:
         python: the interpreter with ComfyUI's packages.
         base: an empty folder for models, input, output and everything else that the server writes.
         port: where it listens.
+        flags: of ComfyUI's command line, besides those that every test has.
     """
 
-    def __init__(self, tree: Path, python: str, base: Path, port: int) -> None:
+    def __init__(self, tree: Path, python: str, base: Path, port: int, flags: Sequence[str] = ()) -> None:
         self.base, self.port, self.log = base, port, base / "server.log"
         for folder in ("custom_nodes", "input", "models", "user/default", "out"):
             (base / folder).mkdir(parents=True)
@@ -97,7 +98,7 @@ class ComfyServer:
         (base / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
         options = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         options += ["--port", str(port), "--base-directory", str(base), "--output-directory", str(base / "out")]
-        options += ["--temp-directory", str(base), "--user-directory", str(base / "user")]
+        options += ["--temp-directory", str(base), "--user-directory", str(base / "user"), *flags]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [python, "main.py", *options],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,20 @@ NOT_TRIED = "COMFYUI_PATH is not set: the pack was NOT tried in a real ComfyUI (
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack."""
+    with started(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@contextmanager
+def started(folder: Path, *flags: str) -> Iterator[ComfyServer]:
+    """A ComfyUI of its own with these flags, in an empty folder; the test is skipped where none is named."""
     if not os.environ.get("COMFYUI_PATH"):
         pytest.skip(NOT_TRIED)
     tree = Path(os.environ["COMFYUI_PATH"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = ComfyServer(tree, python_of(tree), tmp_path_factory.mktemp("comfyui") / "base", port)
+    running = ComfyServer(tree, python_of(tree), folder / "base", port, flags)
     try:
         running.wait_until_ready()
         yield running

@@ -238,9 +238,9 @@ def test_another_ratio_reads_again_but_neither_loads_nor_encodes(server: ComfySe
         ("G2TRLoadModel", {"checkpoint": "absent"}, ["absent", "unified_models"]),
         ("G2TRReduction", {"keep_ratio": 1.5}, ["keep_ratio", "1.5"]),
         ("G2TRReduction", {"merge": "most"}, ["not in list"]),
-        ("G2TREdit", {"interval_start": 0.9, "interval_end": 0.1}, ["backwards"]),
+        ("G2TREdit", {"instruction": " "}, ["instruction"]),
         ("G2TREdit", {"steps": -1}, ["steps", "-1 smaller than min"]),
-        ("G2TREdit", {"width": -1}, ["smaller than min"]),
+        ("G2TREdit", {"text_scale": 101}, ["bigger than max"]),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(
@@ -252,9 +252,18 @@ def test_bad_settings_are_refused_before_anything_runs(
     assert all(word in told for word in words), told
 
 
-def test_a_bad_setting_is_told_once(server: ComfyServer) -> None:
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("G2TRReduction", {"keep_ratio": 1.5}),
+        ("G2TREdit", {"image_scale": 200}),
+        ("G2TREdit", {"steps": -1}),
+        ("G2TREdit", {"instruction": ""}),
+    ],
+)
+def test_a_bad_setting_is_told_once(server: ComfyServer, kind: str, inputs: dict[str, object]) -> None:
     with pytest.raises(RefusedError) as refused:
-        server.run(changed(small_edit(), "G2TRReduction", keep_ratio=1.5))
+        server.run(changed(small_edit(), kind, **inputs))
     assert len(refused.value.messages()) == 1
 
 

@@ -81,7 +81,7 @@ def _ask_node(question: str, height: int = 380) -> Node:
     return Node("G2TRAsk", height, {"reading": Link("read", "reading"), "question": question})
 
 
-def _edit_node(instruction: str, height: int = 790, **inputs: Any) -> Node:
+def _edit_node(instruction: str, height: int = 640, **inputs: Any) -> Node:
     return Node("G2TREdit", height, {"reading": Link("read", "reading"), "instruction": instruction, **inputs})
 
 
@@ -180,9 +180,12 @@ def _thinking() -> Template:
     bagel = _bagel()
     start = _start(_load(bagel, named(bagel, bagel.download.files[0])), PHOTO)
     plan = Node("PreviewAny", 260, {"source": Link("edit", "thinking")})
-    middle = Column(SIDE, {"read": _read("edit", think=True), "plan": plan})
+    options = Node("G2TRSamplingOptions", 400, {"think": True})
+    middle = Column(SIDE, {"read": _read("edit", think=True), "options": options, "plan": plan})
     words = "Show what this cup looks like after someone has drunk half of the coffee."
-    last = Column(400, {"edit": _edit_node(words, think=True), "save": _save("edit", "thinking")})
+    last = Column(
+        400, {"edit": _edit_node(words, options=Link("options", "options")), "save": _save("edit", "thinking")}
+    )
     return Template("Thinking edit", [start, middle, last], real=True)
 
 

@@ -1,6 +1,7 @@
 """Linked into the server under test: tells what of ours is alive in it."""
 
 import gc
+import sys
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from aiohttp import web
 from server import PromptServer
 
-NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 WATCHED = (
     "Bagel",
     "BagelNetwork",
@@ -20,6 +20,41 @@ WATCHED = (
     "EncodedInputs",
     "ManagedModel",
 )
+
+
+class Unload:
+    """Passes a reading on after every model has been moved off the device, as happens under pressure."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("G2TR_READING",), "unload", "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        """One reading."""
+        return {"required": {"reading": ("G2TR_READING",)}}
+
+    def unload(self, reading: Any) -> tuple[Any]:
+        """Unload."""
+        comfy.model_management.unload_all_models()
+        return (reading,)
+
+
+NODE_CLASS_MAPPINGS: dict[str, Any] = {"ProbeUnload": Unload}
+loads: list[Any] = []  # every load of weights, once somebody has asked
+
+
+@PromptServer.instance.routes.get("/g2tr_loads")
+async def loaded(_: web.Request) -> web.Response:
+    """How often weights were loaded since this was asked first."""
+    (memory,) = (module for name, module in sys.modules.items() if name.endswith("g2tr.nodes.host.memory"))
+    load = memory.umm.load
+
+    def noted(path: Any, **named: Any) -> Any:
+        loads.append(path)
+        return load(path, **named)
+
+    if load.__name__ != "noted":
+        memory.umm.load = noted
+    return web.json_response(len(loads))
 
 
 @PromptServer.instance.routes.get("/g2tr_probe")

@@ -9,6 +9,17 @@ from enum import Enum
 from typing import Any
 
 
+class FolderType(str, Enum):
+    input = "input"
+    output = "output"
+    temp = "temp"
+
+
+class Hidden(str, Enum):
+    prompt = "PROMPT"
+    extra_pnginfo = "EXTRA_PNGINFO"
+
+
 class NumberDisplay(str, Enum):
     number = "number"
     slider = "slider"
