@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..checks import LARGEST_COUNT, number, one_of, seed, whole
+from ..checks import LARGEST_COUNT, flag, number, one_of, seed, whole
 from ..errors import SettingsError
 from .budget import count_distinct, share_of
 from .contract import Need
@@ -33,6 +33,8 @@ class Reduction:
         auto_min_ratio: the least share that "auto" keeps, above 0 and at most `keep_ratio`.
         method: how tokens are chosen, by name; "g2tr" is the paper's.
         seed: of the methods that draw at random, any whole number from 0.
+        token_weights: whether a kept token is attended to as if it were all the tokens that it stands for, itself and
+            those most like it (proportional attention, ToMe, arXiv 2210.09461; not in the paper).
 
     Raises:
         SettingsError: a value of the wrong type or outside its limits, with the field's name.
@@ -48,6 +50,7 @@ class Reduction:
     auto_min_ratio: float = 0.1
     method: str = "g2tr"
     seed: int = 0
+    token_weights: bool = False
 
     def __post_init__(self) -> None:
         number("keep_ratio", self.keep_ratio, low=0.0, high=1.0, above=True)
@@ -60,6 +63,7 @@ class Reduction:
         number("auto_min_ratio", self.auto_min_ratio, low=0.0, high=1.0, above=True)
         method(self.method)
         seed(self.seed)
+        flag("token_weights", self.token_weights)
         if self.budget == "auto" and self.auto_min_ratio > self.keep_ratio:
             raise SettingsError(
                 f"{self.auto_min_ratio} is more than the keep_ratio {self.keep_ratio}",

@@ -175,6 +175,17 @@ class Reading(ABC):
         return [picture.features if reduced is None else reduced.features for picture, reduced in pairs]
 
     @property
+    def log_weights(self) -> list[Tensor | None]:
+        """[K] fp32 for each picture: the logarithm of how many tokens each that stays stands for; None for 1 each."""
+        weights: list[Tensor | None] = []
+        for reduced in self.reduced:
+            weighed = (
+                reduced is not None and self.reduction.token_weights and len(reduced.keep) < len(reduced.assignment)
+            )
+            weights.append(reduced.weight.log() if weighed and reduced is not None else None)
+        return weights
+
+    @property
     def kept(self) -> list[Tensor]:
         """[K] int64 for each picture: which of its tokens stay."""
         pairs = zip(self.encoding.pictures, self.reduced, strict=True)

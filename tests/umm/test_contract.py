@@ -19,7 +19,7 @@ from g2tr_core.generation.flow import Denoiser
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.nn.decoder import Decoder, LanguageModel
 from g2tr_core.nn.kv_cache import Writer
-from g2tr_core.reduction import Reduction
+from g2tr_core.reduction import Reduced, Reduction
 from g2tr_core.reduction.contract import AfterEncoder, Candidates
 from g2tr_core.reduction.methods import METHODS
 from g2tr_core.run import Run
@@ -307,6 +307,64 @@ def test_words_behind_pictures_have_the_same_places_whatever_was_dropped(model: 
     (whole, all_rows), (reduced, few_rows) = places
     assert few_rows < all_rows
     assert (whole == reduced) if isinstance(model, Bagel) else (whole - reduced == all_rows - few_rows)
+
+
+def grouped(model: UnifiedModel, groups: int, *, token_weights: bool | None) -> Any:
+    """A reading of a picture whose tokens are `groups` groups of equal features, at the place of each group's first:
+    all of them, or with one token for each group."""
+    encoded = model.encode(SCENE)
+    (picture,) = encoded.pictures
+    tokens = len(picture.features)
+    owner = torch.arange(tokens) * groups // tokens * tokens // groups  # [N] roughly where each group begins
+    first = owner.unique()
+    owner = first[torch.searchsorted(first, torch.arange(tokens), right=True) - 1]
+    whole = Reduced(
+        picture.features[owner], owner, None, torch.arange(tokens), torch.ones(tokens)
+    )  # all tokens, each at the place of its group's first
+    few = Reduced(picture.features[first], first, None, owner, torch.bincount(owner, minlength=tokens)[first].float())
+    settings = Reduction(groups / tokens, 1, token_weights=bool(token_weights))
+    return model.new_reading(encoded, settings, (whole if token_weights is None else few,))
+
+
+@torch.inference_mode()
+def test_equal_tokens_merge_exactly_where_they_weigh_what_they_stand_for(model: UnifiedModel) -> None:
+    readings = {weighed: grouped(model, 4, token_weights=weighed) for weighed in (None, True, False)}
+    if not isinstance(model, Bagel):
+        pytest.skip("its visual tokens have rope ids of their own, so none are equal")
+    logits, original = {}, LanguageModel.logits
+    for weighed, reading in readings.items():
+        seen: list[torch.Tensor] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LanguageModel, "logits", lambda *a, seen=seen: seen.append(original(*a)) or seen[-1])
+            model.answer(reading, "What is this?", decoding=Decoding(6))
+        edited = model.edit(reading, "Red.", GUIDED, size=(48, 48)).latent
+        logits[weighed] = torch.stack(seen), edited
+    for found, expected in zip(logits[True], logits[None], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (logits[False][0][0] - logits[None][0][0]).abs().max() > 1e-2, "without weights they are not"
+
+
+def test_weights_reach_every_row_that_looks_at_a_picture(model: UnifiedModel) -> None:
+    plain, weighed = (
+        model.read([SCENE, PHOTO], Reduction(0.3, 1, token_weights=weights), purpose="edit")
+        for weights in (False, True)
+    )
+    assert torch.equal(plain.kept[0], weighed.kept[0]) and plain.log_weights == [None, None]
+    for weights, picture in zip(weighed.log_weights, weighed.encoding.pictures, strict=True):
+        assert weights.exp().sum() == pytest.approx(len(picture.features))
+    rows = max(weighed.kv_prefixes(), key=lambda prefix: prefix.length).ranges(model.config.layers - 1)
+    found = torch.cat([each.log_weight for each in rows if each.log_weight is not None])
+    expected = torch.cat(weighed.log_weights)
+    assert torch.equal(found[found > 0].sort().values, expected[expected > 0].sort().values)
+    for ask in (
+        lambda reading: model.edit(reading, "Red.", QUICK, size=(48, 48)).latent,
+        lambda reading: model.edit(reading, "Red.", GUIDED, size=(48, 48)).latent,
+    ):
+        assert not torch.equal(ask(plain), ask(weighed))
+    whole = model.read(SCENE, Reduction(1.0, token_weights=True))
+    assert whole.log_weights == [None] and all(
+        each.log_weight is None for prefix in whole.kv_prefixes() for each in prefix.ranges(0)
+    ), "a reading of all tokens takes the path without weights"
 
 
 def test_an_edit_at_another_size_than_the_picture_says_so(model: UnifiedModel) -> None:

@@ -69,6 +69,7 @@ class Picture:
         tokens: how many there were before the reduction.
         latent: [L, 64] clean latent patches, or None where the decoder is not to see them (understanding).
         latent_positions: [L] their places in the stored grid.
+        log_weight: [K] fp32, see `nn.attention.KeyValues`.
     """
 
     features: Tensor
@@ -76,6 +77,7 @@ class Picture:
     tokens: int
     latent: Tensor | None
     latent_positions: Tensor
+    log_weight: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -164,7 +166,7 @@ class Conversation:
         """An item's blocks, each with its tokens before the reduction."""
         if isinstance(item, Text):
             return [(self.network.text_block(item.ids), item.rows)]
-        visual = self.network.visual_block(item.features, item.positions)
+        visual = self.network.visual_block(item.features, item.positions, item.log_weight)
         blocks = [(visual, item.tokens + 2)]
         if item.latent is not None:
             blocks.insert(0, (self.network.latent_block(item.latent, item.latent_positions), len(item.latent) + 2))

@@ -216,6 +216,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
             tokens=len(encoded.features),
             latent=None if latent is None else self._patches(latent),
             latent_positions=self._latent_positions(latent_grid_for(*encoded.prepared.size, self.config)),
+            log_weight=reading.log_weights[index],
         )
 
     def _decoded(self, conversation: Conversation, decoding: Decoding, stage: str, run: Run) -> str:

@@ -181,6 +181,7 @@ class VisionLanguageModel(nn.Module):
         pictures: Sequence[tuple[int, int]] = (),
         pruning: Pruning | None = None,
         tell: Callable[[int, int], None] | None = None,
+        log_weight: Tensor | None = None,
     ) -> tuple[KVPrefix, Tensor, Tensor]:
         """Append a piece of a prompt to a prefix.
 
@@ -190,13 +191,14 @@ class VisionLanguageModel(nn.Module):
             pictures: with `pruning`, the rows (first, behind last) of each picture's visual tokens.
             pruning: drops some of these on the way through the layers.
             tell: see `Decoder.prefill`.
+            log_weight: [n] fp32, see `nn.attention.KeyValues`.
 
         Returns:
             The prefix behind it, the last token's hidden state [C], and the states that condition the DiT, side by
             side [n', kC], for the rows that the last layer still has.
         """
         last = self.config.layers
-        blocks = self._blocks(embedded, pictures if pruning is not None else ())
+        blocks = self._blocks(embedded, pictures if pruning is not None else (), log_weight)
         hidden = {last, *self.config.condition_states}
         done = self.language_model.model.prefill(prefix, blocks, hidden=hidden, pruning=pruning, tell=tell)
         kept = len(done.hidden[last])
@@ -204,7 +206,7 @@ class VisionLanguageModel(nn.Module):
         return done.prefix, done.hidden[last][-1], torch.cat(states, dim=-1)
 
     @staticmethod
-    def _blocks(embedded: Tensor, pictures: Sequence[tuple[int, int]]) -> list[Block]:
+    def _blocks(embedded: Tensor, pictures: Sequence[tuple[int, int]], log_weight: Tensor | None) -> list[Block]:
         """A prompt is causal throughout; where a method is to prune pictures, each of them is a block of its own."""
         cuts = sorted({0, len(embedded), *(end for picture in pictures for end in picture)})
         blocks = []
@@ -213,7 +215,8 @@ class VisionLanguageModel(nn.Module):
             ids = torch.arange(rows, device=embedded.device)
             tokens = (0, rows) if (first, behind) in pictures else None
             und = embedded[None, first:behind]
-            blocks.append(Block(und, None, ids, advance=rows, causal=True, tokens=tokens))
+            weight = None if log_weight is None else log_weight[first:behind]
+            blocks.append(Block(und, None, ids, advance=rows, causal=True, log_weight=weight, tokens=tokens))
         return blocks
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -73,6 +74,7 @@ class PromptPrefix:
         words: ChatTokenizer,
         ids: Sequence[int],
         visual: Tensor,
+        log_weight: Tensor | None = None,
         tell: Callable[[int, int], None] | None = None,
     ) -> PromptPrefix:
         """Behind some more tokens.
@@ -82,13 +84,19 @@ class PromptPrefix:
             words: special ids.
             ids: what is added.
             visual: [ΣK, C] the visual tokens of the whole prompt, those of this prefix included.
+            log_weight: [ΣK] fp32 of these, see `nn.attention.KeyValues`; None where each stands for itself.
             tell: see `Decoder.prefill`.
         """
         if not ids:
             return self
         first = self.ids.count(words.visual)
-        mine = visual[first : first + list(ids).count(words.visual)]
-        prefix, last, states = vlm.prefill(self.prefix, vlm.embed(ids, mine, words.visual), tell=tell)
+        places = [place for place, token in enumerate(ids) if token == words.visual]
+        mine, weight = slice(first, first + len(places)), None
+        if log_weight is not None and places:
+            weight = log_weight.new_zeros(len(ids))
+            weight[torch.tensor(places, device=weight.device)] = log_weight[mine]
+        embedded = vlm.embed(ids, visual[mine], words.visual)
+        prefix, last, states = vlm.prefill(self.prefix, embedded, tell=tell, log_weight=weight)
         return replace(self, ids=(*self.ids, *ids), prefix=prefix, last=last, states=torch.cat((self.states, states)))
 
 
@@ -140,11 +148,13 @@ class InternVLUReading(Reading):
 
     Args:
         visual: [ΣK, C] the visual tokens that stay, of all pictures.
+        log_weight: [ΣK] fp32 of these, or None where each stands for itself.
         prefixes: the prompt up to the last picture, by task.
         unguided: what guidance compares an edit with, without text and with nothing; none before the first edit.
     """
 
     visual: Tensor = field(kw_only=True)
+    log_weight: Tensor | None = None
     prefixes: dict[Task, PromptPrefix] = field(default_factory=dict)
     unguided: tuple[PromptStates, ...] = ()
 
@@ -155,6 +165,11 @@ class InternVLUReading(Reading):
         """With nothing prefilled yet; `blank` [0, C] are the visual tokens of no picture."""
         reading = cls(encoding, reduction, reduced, visual=blank)
         reading.visual = torch.cat([blank, *reading.kept_features])
+        weights = reading.log_weights
+        if any(weight is not None for weight in weights):
+            pairs = zip(weights, reading.kept_features, strict=True)
+            zeros = partial(torch.zeros, device=blank.device)
+            reading.log_weight = torch.cat([zeros(len(kept)) if own is None else own for own, kept in pairs])
         return reading
 
     @property
@@ -175,6 +190,7 @@ class InternVLUReading(Reading):
         """Move prefixes, features and latents. Must not happen while the model works on the reading."""
         super().to(device)
         self.visual = self.visual.to(device)
+        self.log_weight = None if self.log_weight is None else self.log_weight.to(device)
         self.prefixes = {task: prompt.to(device) for task, prompt in self.prefixes.items()}
         latents = tuple(picture.latent for picture in self.encoding.pictures if picture.latent is not None)
         self.unguided = tuple(
@@ -245,7 +261,7 @@ class Prefiller:
     def extended(self, prompt: PromptPrefix, ids: Sequence[int], reading: InternVLUReading) -> PromptPrefix:
         """A prompt and some more tokens."""
         with self.run.stage("prefill"):
-            return prompt.extended(self.vlm, self.words, ids, reading.visual, self.run.tell_prefill)
+            return prompt.extended(self.vlm, self.words, ids, reading.visual, reading.log_weight, self.run.tell_prefill)
 
     def unguided(self, reading: InternVLUReading, task: Task, latents: Sequence[Tensor]) -> tuple[PromptStates, ...]:
         """What guidance compares with: the pictures without a text, and nothing. One and the same without pictures."""
