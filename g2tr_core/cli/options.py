@@ -171,6 +171,12 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--auto-min-ratio", type=float, metavar="X", help="least share that auto keeps (0.1)")
     group.add_argument("--merge", choices=("mean", "none"), help="none discards dropped tokens (mean)")
     group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
+    group.add_argument(
+        "--token-weights",
+        action="store_true",
+        default=None,
+        help="attend to a token that stays as to all that it stands for (not in the paper)",
+    )
     group.add_argument("--latent-pool", type=whole, metavar="N", help="side of the latent blocks to compare with (2)")
 
 

@@ -13,6 +13,7 @@ _FILES = (  # in the order in which they are offered and drawn
     "uniform",
     "diverse",
     "guided_diverse",
+    "spread",
     "controls.flipped",
     "controls.shuffled_anchors",
     "controls.random",
