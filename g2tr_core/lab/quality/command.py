@@ -24,7 +24,7 @@ from ...umm.contract import UnifiedModel
 from . import answers, edits, markdown, plot
 from .answers import AnswerRun
 from .cases import Case, Edit, Question, count_of, fingerprint
-from .conditions import CHOICES, GUESS, MERGES, RATIOS, conditions
+from .conditions import CHOICES, GUESS, MERGES, RATIOS, WEIGHTS, conditions
 from .edits import EditRun
 from .gates import gates
 from .own_cases import own_edits, own_questions
@@ -76,7 +76,9 @@ def _run(
     console: Console,
 ) -> str:
     out = path_of(args.out, "out")
-    edited_under = conditions(args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES)
+    edited_under = conditions(
+        args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES, args.weights or WEIGHTS
+    )
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
     sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
@@ -133,6 +135,7 @@ def parser() -> ArgumentParser:
         help=", ".join(CHOICES),
     )
     parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, metavar="NAME", help=", ".join(WEIGHTS))
     parser.add_argument("--steps", type=int, metavar="N", help="of denoising an edit (the model's own)")
     parser.add_argument("--max-tokens", type=int, default=16, metavar="N", help="longest answer (16)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What is compared: keep ratio, method and merging, beside all visual tokens and none at all."""
+"""What is compared: keep ratio, method, merging and weights, beside all visual tokens and none at all."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class Condition:
         ratio: share of the visual tokens that stay.
         method: which ones, by name.
         merge: what becomes of the others.
+        weights: whether a token that stays is attended to as all that it stands for (counts), or as one (none).
     """
 
     ratio: float
     method: str
     merge: str
+    weights: str = "none"
 
 
 FULL = Condition(1.0, "all tokens", "none")
@@ -34,15 +36,19 @@ FLOOR = Condition(0.0, "no tokens", "none")
 GUESS = Condition(0.0, "the question alone", "none")  # no model: what is most often right
 ENDS = (FULL, FLOOR, GUESS)
 
-RATIOS = (0.75, 0.5, 0.25, 0.1)
+RATIOS = (0.75, 0.5, 0.25, 0.1, 0.05)
 CHOICES = tuple(METHODS)
 MERGES = ("mean", "none")
+WEIGHTS = ("none", "counts")
 
 
-def conditions(ratios: Sequence[float], methods: Sequence[str], merges: Sequence[str]) -> list[Condition]:
+def conditions(
+    ratios: Sequence[float], methods: Sequence[str], merges: Sequence[str], weights: Sequence[str]
+) -> list[Condition]:
     """All combinations of ratios below 1, between all visual tokens (first) and none (last)."""
     below = [ratio for ratio in dict.fromkeys(ratios) if ratio < FULL.ratio]
-    return [FULL, *(Condition(*each) for each in product(below, dict.fromkeys(methods), merges)), FLOOR]
+    found = product(below, dict.fromkeys(methods), dict.fromkeys(merges), dict.fromkeys(weights))
+    return [FULL, *(Condition(*each) for each in found), FLOOR]
 
 
 def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, purpose: Purpose, seed: int) -> Reading:
@@ -62,7 +68,8 @@ def read(model: UnifiedModel, encoding: EncodedInputs, condition: Condition, pur
         blind: Reading = model.read(without_visual_tokens(encoding), purpose=purpose)
         return blind
     chosen: dict[str, Any] = {"method": condition.method, "merge": condition.merge}
-    how = Reduction(keep_ratio=condition.ratio, min_tokens=1, seed=seed, **chosen)
+    weighed = condition.weights == "counts"
+    how = Reduction(keep_ratio=condition.ratio, min_tokens=1, seed=seed, token_weights=weighed, **chosen)
     reduced: Reading = model.read(encoding, how, purpose=purpose)
     return reduced
 

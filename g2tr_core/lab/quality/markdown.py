@@ -23,16 +23,19 @@ TITLES = {
     "as_full_outside": "Outside against the result with all tokens, PSNR in dB",
 }
 READING = (
-    "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens; without visual "
-    "tokens an edit still has the latent. An answer is right if it has the same words, but for case, spaces and a "
-    "full stop. *Inside* is where source and target differ by more than "
-    f"{VISIBLE:g} of 1 in a channel, *outside* is the rest (not measured below {LEAST_OUTSIDE:.0%} of the picture). "
-    "An edit is nearer to the target if its squared error inside is less against the target than against the source. "
-    "Mistakes are the same change with another kind or colour, or made to another object. "
-    f"Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back. Each "
-    "interval is for itself: among many cells, some differences stand out by chance."
+    "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens, *weights* whether "
+    "a token that stays is attended to as all that it stands for (counts). Without visual tokens an edit still has the "
+    "latent. An answer is right if it has the same words, but for case, spaces and a full stop. *Inside* is where "
+    f"source and target differ by more than {VISIBLE:g} of 1 in a channel, *outside* is the rest (not measured below "
+    f"{LEAST_OUTSIDE:.0%} of the picture). An edit is nearer to the target if its squared error inside is less against "
+    "the target than against the source. Mistakes are the same change with another kind or colour, or made to another "
+    f"object. Equal pictures count as {BEST_PSNR:g} dB. The ceiling is the target through the autoencoder and back. "
+    "Each interval is for itself: among many cells, some differences stand out by chance."
 )
-AGAINST = "Difference to the paper's method at the same ratio and merging, bold where its interval is without 0:"
+AGAINST = (
+    "Difference to the paper's method at the same ratio and merging, without weights, bold where its interval is "
+    "without 0:"
+)
 ADDED = "What the latent adds to diversity, guided-diverse less diverse:"
 
 
@@ -115,13 +118,13 @@ def _by_ratio(lines: Mapping[Condition, Line], cell: Callable[[Line], str], *, e
     ratios = sorted({condition.ratio for condition in between}, reverse=True)
     columns = [*((1.0,) if ends else ()), *ratios, *((0.0,) if ends else ())]
     rows = []
-    for method, merge in dict.fromkeys((condition.method, condition.merge) for condition in between):
-        of_row = [{1.0: FULL, 0.0: FLOOR}.get(ratio, Condition(ratio, method, merge)) for ratio in columns]
-        rows.append((method, merge, *(cell(lines[each]) if each in lines else "" for each in of_row)))
+    for how in dict.fromkeys((each.method, each.merge, each.weights) for each in between):
+        of_row = [{1.0: FULL, 0.0: FLOOR}.get(ratio, Condition(ratio, *how)) for ratio in columns]
+        rows.append((*how, *(cell(lines[each]) if each in lines else "" for each in of_row)))
     if not rows and ends:
-        rows.append(("", "", cell(lines[FULL]), cell(lines[FLOOR])))
+        rows.append(("", "", "", cell(lines[FULL]), cell(lines[FLOOR])))
     titles = ["none" if ratio == 0 else f"{100 * ratio:g} %" for ratio in columns]
-    return table(("method", "merge", *titles), rows)
+    return table(("method", "merge", "weights", *titles), rows)
 
 
 def _by_kind(summary: Summary, measure: str, scale: int) -> str:
@@ -130,7 +133,8 @@ def _by_kind(summary: Summary, measure: str, scale: int) -> str:
     halves = [key.condition for key in summary if key[:2] == (measure, OVERALL)]
     halves = [condition for condition in halves if (condition.ratio, condition.merge) == (HALF.ratio, HALF.merge)]
     shown = {"all tokens": Key(measure, "", FULL), "none": Key(measure, "", FLOOR)}
-    shown |= {f"{half.method}, 50 %": Key(measure, "", half) for half in halves}
+    weighed = {"none": "", "counts": " with weights"}
+    shown |= {f"{half.method}{weighed[half.weights]}, 50 %": Key(measure, "", half) for half in halves}
     besides = {"question alone": Key(measure, "", GUESS), "ceiling": Key(f"ceiling_{measure}", "", FULL)}
     shown |= {title: key for title, key in besides.items() if key._replace(kind=OVERALL) in summary}
     rows = [

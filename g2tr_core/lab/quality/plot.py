@@ -45,22 +45,23 @@ def _panel(axes: Axes, lines: Mapping[Condition, Line], title: str, scale: int) 
     merges = {condition.merge for condition in lines if condition not in ENDS}
     merge = "mean" if "mean" in merges else "none"
     chosen = [condition for condition in lines if condition.merge == merge and condition not in ENDS]
-    methods = list(dict.fromkeys(condition.method for condition in chosen))
-    for index, method in enumerate(methods):
-        points = [FULL, *sorted((c for c in chosen if c.method == method), key=lambda c: -c.ratio)]
+    ways = list(dict.fromkeys((condition.method, condition.weights) for condition in chosen))
+    for index, way in enumerate(ways):
+        mine = (condition for condition in chosen if (condition.method, condition.weights) == way)
+        points = [FULL, *sorted(mine, key=lambda condition: -condition.ratio)]
         values = [lines[condition].value for condition in points]
-        style = METHODS[method]
+        (method, weights), style = way, METHODS[way[0]]
         axes.errorbar(
-            [100 * condition.ratio + DODGE * (index - len(methods) / 2) for condition in points],
+            [100 * condition.ratio + DODGE * (index - len(ways) / 2) for condition in points],
             [scale * value.mean for value in values],
             [[scale * (v.mean - v.low) for v in values], [scale * (v.high - v.mean) for v in values]],
             color=style.colour,
             linestyle=style.line,
-            marker="o",
-            markersize=3,
+            marker="o" if weights == "none" else "^",
+            markersize=3 if weights == "none" else 5,
             linewidth=1.4,
             capsize=2,
-            label=method,
+            label=method if weights == "none" else f"{method}, weighed",
         )
     axes.axhline(scale * lines[FLOOR].value.mean, color=as_hex(BRIGHT), linewidth=0.8, label="no visual tokens")
     if GUESS in lines:

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from ...errors import SettingsError
 from .cases import Case, Task
 from .conditions import Condition
 
-KEYS = ("item", "picture", "kind", "ratio", "method", "merge")
+KEYS = ("item", "picture", "kind", "ratio", "method", "merge", "weights")
 
 
 class ResultStore:
@@ -69,7 +70,7 @@ class ResultStore:
 
     def add(self, case: Case[Task], task: Task, condition: Condition, measured: Mapping[str, float | str]) -> None:
         """Write down what was measured; NaN becomes an empty field."""
-        keys = (task.number, case.number, task.kind, condition.ratio, condition.method, condition.merge)
+        keys = (task.number, case.number, task.kind, *astuple(condition))
         values = {name: _field(value) for name, value in measured.items()}
         by_name = dict(zip(KEYS, map(str, keys), strict=True)) | values
         row = {name: by_name[name] for name in self.columns}
@@ -96,7 +97,7 @@ class ResultStore:
 
 def condition_of(row: Mapping[str, str]) -> Condition:
     """The condition that a row of a store was measured under."""
-    return Condition(float(row["ratio"]), row["method"], row["merge"])
+    return Condition(float(row["ratio"]), row["method"], row["merge"], row["weights"])
 
 
 @contextmanager

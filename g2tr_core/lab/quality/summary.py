@@ -37,8 +37,8 @@ class Line:
         value: the mean.
         to_full: the mean divided by that of all tokens.
         minus_full: the difference to all tokens.
-        minus_g2tr: the difference to the paper's method at the same ratio and merging; None where that is not
-            there or is this one.
+        minus_g2tr: the difference to the paper's method at the same ratio and merging, without weights; None where that
+            is not there or is this one.
         minus_diverse: of guided-diverse alone, the difference to diverse: what the latent adds.
     """
 
@@ -118,8 +118,8 @@ def _line(means: Floats, index: int, column: dict[Condition, int], condition: Co
     with np.errstate(invalid="ignore", divide="ignore"):
         share = mine / full
 
-    def minus(method: str) -> Interval | None:
-        other = column.get(replace(condition, method=method), index)
+    def minus(rival: Condition) -> Interval | None:
+        other = column.get(rival, index)
         return None if other == index else interval(mine - means[:, other])
 
     return Line(
@@ -127,15 +127,15 @@ def _line(means: Floats, index: int, column: dict[Condition, int], condition: Co
         value=interval(mine),
         to_full=interval(np.where(np.isfinite(share), share, np.nan)),
         minus_full=interval(mine - full),
-        minus_g2tr=minus("g2tr"),
-        minus_diverse=minus("diverse") if condition.method == "guided-diverse" else None,
+        minus_g2tr=minus(replace(condition, method="g2tr", weights="none")),
+        minus_diverse=minus(replace(condition, method="diverse")) if condition.method == "guided-diverse" else None,
     )
 
 
 def write_csv(summary: Summary, path: Path) -> None:
     """One row a measure, kind and condition."""
     names = ("value", "to_full", "minus_full", "minus_g2tr", "minus_diverse")
-    header = ["measure", "kind", "ratio", "method", "merge", "count"]
+    header = ["measure", "kind", "ratio", "method", "merge", "weights", "count"]
     header += [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -143,7 +143,7 @@ def write_csv(summary: Summary, path: Path) -> None:
         for (measure, kind, condition), line in summary.items():
             intervals: list[Interval | None] = [getattr(line, name) for name in names]
             bounds = [_field(bound) for each in intervals for bound in each or (np.nan,) * 3]
-            where = (condition.ratio, condition.method, condition.merge)
+            where = (condition.ratio, condition.method, condition.merge, condition.weights)
             writer.writerow([measure, kind, *where, line.count, *bounds])
 
 

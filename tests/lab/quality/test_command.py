@@ -37,8 +37,8 @@ def test_the_whole_experiment(bagel: str, tmp_path: Path, capsys: pytest.Capture
     assert "## Right answers, %" in printed and "## Gates" in printed and "| method |" in printed
 
     asked, edited = rows_of(out / "answers.csv"), rows_of(out / "edits.csv")
-    assert len(asked) == 8 * (2 * len(chosen) + 3)  # all tokens, none, the question alone
-    assert len(edited) == 6 * (2 * len(chosen) + 2)
+    assert len(asked) == 8 * (2 * 2 * len(chosen) + 3)  # all tokens, none, the question alone
+    assert len(edited) == 6 * (2 * 2 * len(chosen) + 2)
     summary = rows_of(out / "summary.csv")
     assert {row["measure"] for row in summary} >= {"accuracy", "closer", "inside", "outside", "ceiling_outside"}
     assert "Difference to the paper's method" in (out / "quality.md").read_text(encoding="utf-8")
@@ -70,7 +70,8 @@ def test_own_files_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "results"
     arguments = ["bench", "quality", "--out", str(out), "--model", str(INTERNVLU), "--data", str(tmp_path), *SMALL]
     arguments += ["--suffix", "Say one word."]
-    assert main([*arguments, "--ratios", "0.5", "--selections", "balanced", "guided-diverse", "--merges", "mean"]) == 0
+    arguments += ["--ratios", "0.5", "--selections", "balanced", "guided-diverse", "--merges", "mean"]
+    assert main([*arguments, "--weights", "counts"]) == 0
     printed = capsys.readouterr().out
     assert "Gates" not in printed and "followed by 'Say one word.'" in printed
     assert len(rows_of(out / "answers.csv")) == len(rows_of(out / "edits.csv")) == 4

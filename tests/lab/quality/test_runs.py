@@ -24,7 +24,7 @@ from g2tr_core.lab.quality.summary import NEEDING, OVERALL, Key, Summary, summar
 from tests.goldens import REPOSITORY
 from tests.lab.quality.fake import FakeModel, blurred, half_painted
 
-CONDITIONS = conditions((0.5, 0.25), ("g2tr", "diverse"), ("mean",))
+CONDITIONS = conditions((0.5, 0.25), ("g2tr", "diverse"), ("mean",), ("none",))
 HALF, QUARTER = Condition(0.5, "g2tr", "mean"), Condition(0.25, "g2tr", "mean")
 GREY = Image.new("RGB", (20, 10), (128, 128, 128))
 
@@ -63,7 +63,8 @@ def test_what_makes_no_difference_to_an_answer(answer: str) -> None:
 
 def test_conditions_are_all_combinations_between_all_and_none() -> None:
     assert CONDITIONS[0] == FULL and CONDITIONS[-1] == FLOOR and len(CONDITIONS) == 6
-    assert conditions((1.0, 0.5, 0.5), ("random",), ("mean",)) == [FULL, Condition(0.5, "random", "mean"), FLOOR]
+    expected = [FULL, *(Condition(0.5, "random", "mean", weights) for weights in ("none", "counts")), FLOOR]
+    assert conditions((1.0, 0.5, 0.5), ("random",), ("mean",), ("none", "counts")) == expected
 
 
 def test_answers_are_right_as_long_as_enough_is_seen(tmp_path: Path) -> None:
