@@ -23,8 +23,8 @@ TITLES = {
     "as_full_outside": "Outside against the result with all tokens, PSNR in dB",
 }
 READING = (
-    "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens, *weights* whether "
-    "a token that stays is attended to as all that it stands for (counts). Without visual tokens an edit still has "
+    "Values with 95 % bootstrap intervals over pictures. *Merge* says what becomes of dropped tokens, *weights* "
+    "whether a token that stays is attended to as all that it stands for (counts). Without visual tokens an edit has "
     "the latent. An answer is right if it has the same words, but for case, spaces and a full stop. *Inside* is where "
     f"source and target differ by more than {VISIBLE:g} of 1 in a channel, *outside* is the rest (not measured below "
     f"{LEAST_OUTSIDE:.0%} of the picture). An edit is nearer to the target if its squared error inside is less against "
