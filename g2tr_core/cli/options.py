@@ -7,13 +7,20 @@ themselves (`Reduction`, `Decoding`, `Sampling`) hold the value. So the help app
 from __future__ import annotations
 
 import re
-from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    REMAINDER,
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from .. import __version__
 from ..generation.settings import Renorm
-from ..reduction.methods import described, method_name, offered
+from ..reduction.methods import described, method_name, offered, weighing
 from ..umm.registry import ImageTask, models, own_values
 
 if TYPE_CHECKING:
@@ -173,9 +180,10 @@ def _reduction(parser: ArgumentParser) -> None:
     group.add_argument("--merge-scaling", type=float, metavar="X", help="weight of the kept token in that mean (1)")
     group.add_argument(
         "--token-weights",
-        action="store_true",
+        action=BooleanOptionalAction,
         default=None,
-        help="attend to a token that stays as to all that it stands for (not in the paper)",
+        help="attend to a token that stays as to all that it stands for; without this option the method decides, and "
+        f"these do: {', '.join(weighing())}",
     )
     group.add_argument("--latent-pool", type=whole, metavar="N", help="side of the latent blocks to compare with (2)")
 

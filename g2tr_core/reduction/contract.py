@@ -94,6 +94,7 @@ class Method:
         summary: one or two sentences for tooltips and help.
         needs: what a model must supply.
         control: for the experiment alone; settings take the name, nodes and command do not offer it.
+        weighs: whether the tokens that it keeps are attended to as all that they stand for, unless settings say so.
         colour: of its line in plots, a name of matplotlib's.
         line: style of that line, matplotlib's.
     """
@@ -103,6 +104,7 @@ class Method:
     summary: str
     needs: frozenset[Need] = frozenset()
     control: bool = False
+    weighs: bool = False
     colour: str
     line: str = "-"
 

@@ -34,7 +34,8 @@ class Reduction:
         method: how tokens are chosen, by name; "g2tr" is the paper's.
         seed: of the methods that draw at random, any whole number from 0.
         token_weights: whether a kept token is attended to as if it were all the tokens that it stands for, itself and
-            those most like it (proportional attention, ToMe, arXiv 2210.09461; not in the paper).
+            those most like it (proportional attention, ToMe, arXiv 2210.09461; not in the paper). None leaves it to
+            the method.
 
     Raises:
         SettingsError: a value of the wrong type or outside its limits, with the field's name.
@@ -50,7 +51,7 @@ class Reduction:
     auto_min_ratio: float = 0.1
     method: str = "g2tr"
     seed: int = 0
-    token_weights: bool = False
+    token_weights: bool | None = None
 
     def __post_init__(self) -> None:
         number("keep_ratio", self.keep_ratio, low=0.0, high=1.0, above=True)
@@ -63,7 +64,8 @@ class Reduction:
         number("auto_min_ratio", self.auto_min_ratio, low=0.0, high=1.0, above=True)
         method(self.method)
         seed(self.seed)
-        flag("token_weights", self.token_weights)
+        if self.token_weights is not None:
+            flag("token_weights", self.token_weights)
         if self.budget == "auto" and self.auto_min_ratio > self.keep_ratio:
             raise SettingsError(
                 f"{self.auto_min_ratio} is more than the keep_ratio {self.keep_ratio}",
@@ -75,6 +77,11 @@ class Reduction:
     def is_identity(self) -> bool:
         """Whether every picture keeps all its tokens untouched, so that nothing needs to be supplied."""
         return self.budget == "ratio" and self.keep_ratio == 1.0
+
+    @property
+    def weighs(self) -> bool:
+        """Whether kept tokens are attended to as all that they stand for."""
+        return method(self.method).weighs if self.token_weights is None else self.token_weights
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -179,9 +179,7 @@ class Reading(ABC):
         """[K] fp32 for each picture: the logarithm of how many tokens each that stays stands for; None for 1 each."""
         weights: list[Tensor | None] = []
         for reduced in self.reduced:
-            weighed = (
-                reduced is not None and self.reduction.token_weights and len(reduced.keep) < len(reduced.assignment)
-            )
+            weighed = reduced is not None and self.reduction.weighs and len(reduced.keep) < len(reduced.assignment)
             weights.append(reduced.weight.log() if weighed and reduced is not None else None)
         return weights
 

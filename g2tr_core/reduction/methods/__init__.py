@@ -30,6 +30,11 @@ def offered() -> tuple[str, ...]:
     return tuple(name for name, known in METHODS.items() if not known.control)
 
 
+def weighing() -> tuple[str, ...]:
+    """Names of the offered methods whose tokens weigh what they stand for, unless settings say otherwise."""
+    return tuple(name for name in offered() if METHODS[name].weighs)
+
+
 def described() -> str:
     """What each offered method does, in a line for tooltips and help."""
     return " ".join(f"{name}: {METHODS[name].summary}" for name in offered())

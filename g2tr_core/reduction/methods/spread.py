@@ -19,7 +19,8 @@ def select(candidates: Candidates, count: int) -> Tensor:
 
 METHOD = AfterEncoder(
     name="spread",
-    summary="Ours. Keeps tokens that are unlike each other, chosen in eight rounds over the whole picture.",
-    colour="tab:purple",
+    summary="Ours. Keeps tokens that are unlike each other, and attends to each as to all that it stands for.",
+    weighs=True,
+    colour="black",
     select=select,
 )
