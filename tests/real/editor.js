@@ -175,7 +175,33 @@ async function scratch(page) {
   const afterwards = await page.evaluate(describe);
   const again = await run(page);
   const ran = await page.evaluate(() => window.ran.map((id) => window.app.graph.getNodeById(id)?.type ?? id));
-  return { opened: sizes, ended, afterwards, again, ran };
+  const clicked = await oneStepUp(page); // then a run: a click must not lead to what is refused
+  const stepped = await run(page);
+  const refused = await page.evaluate(async () => {
+    const edit = window.app.graph.nodes.find(({ type }) => type === "G2TREdit");
+    edit.widgets.find(({ name }) => name === "instruction").value = " ";
+    await window.app.queuePrompt(0, 1).catch(() => null);
+    const told = Object.entries(window.app.lastNodeErrors ?? {});
+    return told.flatMap(([id, { errors }]) =>
+      errors.map(({ details, extra_info }) => ({
+        node: window.app.graph.getNodeById(id)?.type,
+        input: extra_info?.input_name,
+        said: details,
+      })),
+    );
+  });
+  return { opened: sizes, ended, afterwards, again, ran, clicked, stepped, refused };
+}
+
+// Every number of Edit as one click on its arrow leaves it, from 0.
+async function oneStepUp(page) {
+  return page.evaluate(() => {
+    const edit = window.app.graph.nodes.find(({ type }) => type === "G2TREdit");
+    return edit.widgets.filter(({ name }) => ["steps", "text_scale", "image_scale"].includes(name)).map((widget) => {
+      widget.value = Math.min(widget.options.max, widget.value + (widget.options.step2 ?? widget.options.step / 10));
+      return [widget.name, widget.value];
+    });
+  });
 }
 
 // A picture of every node of ours by itself, for the help pages.

@@ -125,6 +125,14 @@ def test_what_has_not_changed_does_not_run_again(seen: Seen) -> None:
     assert set(seen["scratch"]["ran"]) <= {"G2TREdit", "G2TRReport"}
 
 
+def test_a_click_on_an_arrow_is_legal_and_an_error_stands_once_on_its_input(seen: Seen) -> None:
+    scratch = seen["scratch"]
+    assert dict(scratch["clicked"]) == {"steps": 1, "text_scale": 1, "image_scale": 1}
+    assert scratch["stepped"] == "execution_success"
+    (error,) = scratch["refused"]
+    assert (error["node"], error["input"]) == ("G2TREdit", "instruction") and error["said"]
+
+
 def test_new_nodes_begin_with_what_the_demo_model_can_do(seen: Seen) -> None:
     after = seen["scratch"]["afterwards"]
     assert _text(after, "G2TRAsk")["text"] == "yellow"
