@@ -85,6 +85,7 @@ def test_an_interval_leaves_out_its_lower_end_alone(time: float, acts: bool) -> 
 
 @pytest.mark.parametrize("rule", [renormalised, damped])
 def test_batched_guidance_equals_one_by_one_and_seeds_do_not_mix(rule) -> None:
+    """To rounding: a power of a vector of floats may differ in its last bit from that of a float alone."""
     noise, results = torch.randn(SHAPE), []
     for batched in (True, False):
         sampling = Sampling(steps=5, batch_guidance=batched)
@@ -92,7 +93,8 @@ def test_batched_guidance_equals_one_by_one_and_seeds_do_not_mix(rule) -> None:
             denoiser = Function(lambda x, t, context: x.sin() * context + t)
             branches, solver = Branches((1.0, 2.0, 3.0), 1, 2), Euler(sampling, CPU)
             results.append(denoise(denoiser, start, branches, sampling, rule, solver, run_of())[-1])
-    assert all(torch.equal(results[0], other) for other in results[1:])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-5)
 
 
 def test_contexts_that_coincide_stand_once() -> None:
