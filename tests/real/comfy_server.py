@@ -93,6 +93,7 @@ class ComfyServer:
 
     def __init__(self, tree: Path, python: str, base: Path, port: int, flags: Sequence[str] = ()) -> None:
         self.base, self.port, self.log = base, port, base / "server.log"
+        self.said_at_start = ""  # what the log holds when the server first answers
         for folder in ("custom_nodes", "input", "models", "user/default", "out"):
             (base / folder).mkdir(parents=True)
         (base / "custom_nodes" / "g2tr").symlink_to(REPOSITORY, target_is_directory=True)
@@ -119,6 +120,7 @@ class ComfyServer:
                 break
             try:
                 self.get("/system_stats")
+                self.said_at_start = self.log.read_text()
                 return
             except OSError:
                 time.sleep(0.3)
