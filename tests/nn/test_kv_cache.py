@@ -115,18 +115,18 @@ def test_queries_take_turns_where_every_back_end_would_write_out_all_scores(
     query, key, value = (torch.randn(*lead, rows, HEADS, DIM) for rows in (n, past + n, past + n))
     rows = [KeyValues(key, value, torch.rand(past + n) if weighted else None)]
     expected = attention(query, rows, causal=causal)
-    written, real = [], attention_module.attention
+    written, real = [], attention_module._attention
 
-    def turn(query: torch.Tensor, ranges: list[KeyValues], causal: bool) -> torch.Tensor:
-        written.append(query.shape[:-1].numel() * ranges[0].key.shape[-3])
-        return real(query, ranges, causal=causal)
+    def turn(query: torch.Tensor, rows: KeyValues, causal: bool, scale: float | None = None) -> torch.Tensor:
+        written.append(query.shape[:-1].numel() * rows.key.shape[-3])
+        return real(query, rows, causal, scale)
 
     limit = 2 * (batch or 1) * HEADS * (past + n)  # of scores: two queries of the longest turn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_module, "SCORES", limit)
         patch.setattr(attention_module, "_writes_scores", lambda *call: True)
-        patch.setattr(attention_module, "attention", turn)
-        found = real(query, rows, causal=causal)
+        patch.setattr(attention_module, "_attention", turn)
+        found = real(query, rows[0], causal)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert max(written, default=0) <= limit and len(written) == (-(-n // 2) if n > 2 else 0)
 
