@@ -9,12 +9,15 @@ W being the weights of the layer's matrices that one token passes (q, k, v, o, g
 attended pairs: n · (p + n) for a picture block, n · p + n · (n + 1) / 2 for a causal text block. n and p may differ
 from layer to layer, where a method drops rows inside the decoder. Every layer counts whole, though prefill leaves the
 last one's output out. Encoders are not in it; their time is in the report's `ms`.
+
+Token weights that travel in extra channels (`nn.attention`) widen the attention of the block that has them and of all
+behind it: head_dim + 8 there. As a bias they are one addition a pair, which is not counted, like the softmax.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..nn.sizes import DecoderSizes
 
@@ -43,11 +46,13 @@ class PrefilledBlock:
         before: its tokens with all visual tokens.
         after: its tokens as they were prefilled, for each layer.
         causal: whether it is causal over itself.
+        weighted: whether rows of it have token weights as they were prefilled.
     """
 
     before: int
     after: tuple[int, ...]
     causal: bool
+    weighted: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,27 @@ class DecoderCost:
         weights: matrix weights that a token passes in a layer, one expert.
         attention_width: heads · head_dim.
         kv_bytes_a_layer: bytes of keys and values a token.
+        weight_width: what token weights add to `attention_width`.
     """
 
     layers: int
     weights: int
     attention_width: int
     kv_bytes_a_layer: int
+    weight_width: int = 0
 
     @classmethod
-    def of(cls, sizes: DecoderSizes, itemsize: int) -> DecoderCost:
-        """The cost in a grouped-query decoder with gated feed-forward layers; `itemsize` is bytes a value."""
+    def of(cls, sizes: DecoderSizes, itemsize: int, weight_channels: int = 0) -> DecoderCost:
+        """The cost in a grouped-query decoder with gated feed-forward layers.
+
+        Args:
+            sizes: of the decoder.
+            itemsize: bytes a value.
+            weight_channels: that token weights add to a head, see `nn.attention.weight_channels`.
+        """
         inner, kv_inner = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
         weights = sizes.hidden_size * (2 * inner + 2 * kv_inner + 3 * sizes.intermediate_size)
-        return cls(sizes.layers, weights, inner, 2 * kv_inner * itemsize)
+        return cls(sizes.layers, weights, inner, 2 * kv_inner * itemsize, sizes.heads * weight_channels)
 
     @property
     def kv_bytes(self) -> int:
@@ -80,22 +93,29 @@ class DecoderCost:
 
     def prefill_flops(self, blocks: Sequence[PrefilledBlock]) -> Change:
         """Operations of prefilling the blocks one after the other (formula: module docstring)."""
-        before = self.layers * self._flops([(block.before, block.causal) for block in blocks])
+        before = self.layers * self._flops([(block.before, block.causal, False) for block in blocks])
         after = sum(
-            self._flops([(block.after[layer], block.causal) for block in blocks]) for layer in range(self.layers)
+            self._flops([(block.after[layer], block.causal, block.weighted) for block in blocks])
+            for layer in range(self.layers)
         )
         return Change(before, after)
+
+    def weight_flops(self, blocks: Sequence[PrefilledBlock]) -> int:
+        """How many of the operations after the reduction are there for token weights."""
+        plain = [replace(block, weighted=False) for block in blocks]
+        return self.prefill_flops(blocks).after - self.prefill_flops(plain).after
 
     def kept_bytes(self, blocks: Sequence[PrefilledBlock]) -> Change:
         """Bytes of the keys and values of all blocks."""
         before = sum(block.before for block in blocks) * self.kv_bytes
         return Change(before, sum(sum(block.after) for block in blocks) * self.kv_bytes_a_layer)
 
-    def _flops(self, blocks: Sequence[tuple[int, bool]]) -> int:
-        """In one layer."""
-        total, past = 0, 0
-        for tokens, causal in blocks:
+    def _flops(self, blocks: Sequence[tuple[int, bool, bool]]) -> int:
+        """In one layer, of blocks of so many tokens, causal or not, with weights or not."""
+        total, past, width = 0, 0, self.attention_width
+        for tokens, causal, weighted in blocks:
+            width = self.attention_width + self.weight_width if weighted else width  # and so it stays for those behind
             pairs = tokens * past + (tokens * (tokens + 1) // 2 if causal else tokens * tokens)
-            total += 2 * tokens * self.weights + 4 * pairs * self.attention_width
+            total += 2 * tokens * self.weights + 4 * pairs * width
             past += tokens
         return total

@@ -31,6 +31,15 @@ class Report:
         """What a result behind these blocks cost."""
         return cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms)
 
+    def note_weight_cost(self, flops: int) -> None:
+        """Say what token weights cost, so that nobody takes the saving for one before them. Silent where nothing."""
+        if flops:
+            net = operations(max(0, self.prefill_flops.before - self.prefill_flops.after))
+            self.notes.append(
+                f"Token weights add {operations(flops)} to the attention of the prefill. They are counted: "
+                f"{net} are saved net."
+            )
+
     def note_encode_cost(self) -> None:
         """Say so where the autoencoder and the reduction took longer than the shorter prefill saves.
 

@@ -23,6 +23,7 @@ from ..generation.flow import Branches, Denoiser, denoise
 from ..generation.guidance import Rule
 from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
+from ..nn.attention import weight_channels
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
 from ..reduction.checks import check_dense
@@ -142,7 +143,8 @@ class UnifiedModel(ABC, Generic[R, C]):
     @property
     def cost(self) -> DecoderCost:
         """What one token costs in the language model."""
-        return DecoderCost.of(self.config, self.compute_dtype.itemsize)
+        channels = weight_channels(self.device, self.compute_dtype, self.config.head_dim)
+        return DecoderCost.of(self.config, self.compute_dtype.itemsize, channels)
 
     @property
     def default_size(self) -> Size:
@@ -234,6 +236,7 @@ class UnifiedModel(ABC, Generic[R, C]):
                 f"The method {reduction.method} chooses visual tokens by the prompt: every prompt reads them anew."
             )
         reading.report.notes += reading.budget_notes
+        reading.report.note_weight_cost(self.cost.weight_flops(blocks))
         if purpose == "answer":
             reading.report.note_encode_cost()
         return reading

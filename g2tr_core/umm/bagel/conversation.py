@@ -144,7 +144,7 @@ class Conversation:
         for item, end in zip(items, accumulate(map(len, made)), strict=True):
             now = now._behind(item, prefixes[end])
         prefilled = tuple(
-            PrefilledBlock(before, tuple(kept), block.causal)
+            PrefilledBlock(before, tuple(kept), block.causal, weighted=block.log_weight is not None)
             for (block, before), kept in zip(blocks, rows, strict=True)
         )
         return replace(now, blocks=(*self.blocks, *prefilled))

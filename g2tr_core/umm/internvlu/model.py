@@ -193,7 +193,8 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         """A prompt as one block, with all visual tokens before and those that stay after."""
         shown = reading.visual_tokens
         dropped = shown.before - (shown.after if prompt.kept is None else sum(map(len, prompt.kept)))
-        return [PrefilledBlock(len(prompt.ids) + dropped, prompt.prefix.rows_by_layer, causal=True)]
+        weighted = any(weight is not None for weight in reading.log_weights)
+        return [PrefilledBlock(len(prompt.ids) + dropped, prompt.prefix.rows_by_layer, causal=True, weighted=weighted)]
 
     def _chosen(self, reading: InternVLUReading, prompt: PromptPrefix) -> Change | None:
         """Visual tokens where the prompt chose among them."""

@@ -191,6 +191,34 @@ def test_flops_are_those_of_the_formula_at_full_size() -> None:
     assert (kept.before, kept.after) == (13 * 57_344, (2 * 13 + 26 * 8) * 2048)
 
 
+def test_flops_count_what_token_weights_add() -> None:
+    """Where they travel in channels: a latent before the picture is as it was, the picture and the text are wider."""
+    from g2tr_core.report import DecoderCost, PrefilledBlock
+    from g2tr_core.umm.bagel.config import BagelConfig
+
+    plain, wide = (DecoderCost.of(BagelConfig(), 2, channels) for channels in (0, 8))
+    assert wide.weight_width == 28 * 8
+    blocks = [
+        PrefilledBlock(6, (6,) * 28, causal=False),
+        PrefilledBlock(10, (5,) * 28, causal=False, weighted=True),
+        PrefilledBlock(3, (3,) * 28, causal=True),
+    ]
+    pairs = 5 * (6 + 5) + 3 * 11 + 6
+    assert plain.weight_flops(blocks) == 0 and wide.weight_flops(blocks) == 4 * pairs * 28 * 224
+    assert wide.prefill_flops(blocks).before == plain.prefill_flops(blocks).before
+    assert wide.prefill_flops(blocks).after == plain.prefill_flops(blocks).after + wide.weight_flops(blocks)
+
+
+def test_a_reading_says_what_its_weights_cost(tiny: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighted = Reduction(0.5, 1, token_weights=True)
+    bias = tiny.read(PHOTO, weighted, purpose="edit").report
+    assert not bias.notes, "nothing worth counting on a CPU"
+    monkeypatch.setattr("g2tr_core.umm.contract.weight_channels", lambda *_: 8)
+    report = tiny.read(PHOTO, weighted, purpose="edit").report
+    assert report.prefill_flops.after > bias.prefill_flops.after and "saved net" in report.notes[0]
+    assert not tiny.read(PHOTO, Reduction(0.5, 1), purpose="edit").report.notes, "none without weights"
+
+
 def test_a_small_picture_says_that_the_encode_does_not_pay(tiny: Bagel) -> None:
     """On a tiny decoder the autoencoder costs far more than a shorter prefill saves, and the report admits it."""
     report = tiny.read(PHOTO, HALF).report

@@ -64,6 +64,14 @@ def test_an_answer_can_be_sampled(tiny: InternVLU) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_reports_count_token_weights(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("g2tr_core.umm.contract.weight_channels", lambda *_: 8)
+    plain, weighted = (tiny.read(PHOTO, Reduction(0.5, 1, token_weights=weigh)).report for weigh in (False, True))
+    assert plain.prefill_flops.before == weighted.prefill_flops.before
+    assert plain.prefill_flops.after < weighted.prefill_flops.after
+    assert any("Token weights add" in note for note in weighted.notes)
+
+
 def test_reports_add_up(tiny: InternVLU) -> None:
     reading = tiny.read(PHOTO, HALF)
     answer = tiny.answer(reading, "What is this?", decoding=SHORT)
