@@ -41,6 +41,14 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
     assert "\n| --- | ---:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_way_to_weigh_tokens_attends_alike(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The benchmark compares their results before it times them."""
+    assert script("attention").main(["--quick", "--device", "cpu", "--dtype", dtype]) == 0
+    printed = capsys.readouterr().out
+    assert "| ours | channels | channels, kept | bias |" in printed and "refused" not in printed
+
+
 @pytest.mark.parametrize("batched", [True, False], ids=["together", "in turn"])
 def test_a_denoising_step_never_waits_for_the_device(batched: bool) -> None:
     edit, common = script("edit"), script("common")

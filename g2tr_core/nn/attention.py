@@ -10,13 +10,14 @@ out: there, queries take turns.
 
 Weights of tokens add one vector over the keys to the logits. How, by device (`g2tr bench attention` times every way):
 - CUDA, where flash can run: flash refuses any bias, so the vector travels in extra channels of queries and keys
-  (`widened`), which every back end takes and which leaves causality to the kernel.
-- Elsewhere (CPU, fp32 and older cards, Apple's): as a bias of stride 0, which the CPU's kernel and the memory-efficient
-  one read as it is. On a CPU it costs nothing that can be measured; extra channels 4–12 %, a written-out bias 5–10 %.
+  (`widened`), which every back end takes and which leaves causality to the kernel. Not yet timed on a GPU: a head of
+  136 runs in flash's kernel for 192, so that a block may take more than the 6 % of operations that a report counts.
+- Elsewhere (CPU, fp32, older cards, Apple's): as a bias of stride 0, which the CPU's kernel and the memory-efficient
+  one read as it is. On a CPU it costs 0–2 %; extra channels cost 4–28 %, a written-out bias 6–12 %.
 - There, a single query's heads of one group come as rows of one head: a key is read once and not once a head, which on
-  a CPU takes a quarter of the time in fp32 and less than a tenth in bf16.
-Considered and left out: FlexAttention (needs Triton, and a graph for every shape), and weighted and plain rows apart,
-joined by their log-sum-exps (never faster on a CPU, and 3–19 times slower for few queries in fp32).
+  a CPU takes 0.24–0.61 of the time without weights in fp32, and 0.07 in bf16.
+Considered and left out: FlexAttention (needs Triton, and compiles a kernel for every shape); weighted and plain rows
+apart, joined by their log-sum-exps (no faster on a CPU, and only private operators return them).
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def widened(query: Tensor, rows: KeyValues) -> tuple[Tensor, KeyValues]:
     """Rows without weights that plain attention, at the scale of the old width, weighs all the same.
 
     q' = [q, 1 …], k' = [k, high, middle, low, 0 …] with high + middle + low = log n · √D, v' = [v, 0 …]. One part alone
-    would be off by up to 2^-9 of it in bf16, which is 1.6 % of the weight of 4,900 tokens; three hold 24 bits, as fp32.
+    would be off by up to 2^-8 of it in bf16, which is 3 % of the weight of 4,900 tokens; three hold 24 bits, as fp32.
+    Keys and values are copied: little beside the attention of a block, not beside that of a single query.
 
     Args:
         query: as `attention`.
