@@ -91,7 +91,7 @@ class Call:
         if not self.causal:
             ways["bias, written out"] = lambda: self.bias(dense=True)
         if len(self.query) == 1:
-            ways["bias, by group"] = lambda: ours._group_by_group(self.query, self.rows)
+            ways["bias, by group"] = self.by_group
         if self.query.is_cuda:
             ways["bias, cuDNN"] = lambda: self.bias(backend=SDPBackend.CUDNN_ATTENTION)
         elif self.query.device.type == "cpu":
@@ -122,6 +122,13 @@ class Call:
         with sdpa_kernel(backend) if backend is not None else torch.no_grad():
             out = F.scaled_dot_product_attention(q, k, v, mask[None, None], enable_gqa=grouped)
         return out[0].transpose(0, 1).flatten(1)
+
+    def by_group(self) -> Tensor:
+        """A single query's heads of a group as queries of one head, with a bias of stride 0."""
+        k, v = (x.transpose(0, 1).unsqueeze(0) for x in (self.rows.key, self.rows.value))
+        q = self.query.view(1, k.shape[1], -1, WIDTH)
+        mask = ours._bias(self.weight, q).expand(1, 1, q.shape[2], k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, mask).flatten(1)
 
     def apart(self) -> Tensor:
         """The prefix with a bias and the block without, joined by the log-sum-exps that the CPU's kernel returns."""
