@@ -16,6 +16,7 @@ from ..g2tr_core.figures.comparison import Entry, sheet, table
 from ..g2tr_core.generation.settings import Decoding
 from ..g2tr_core.images import to_tensor
 from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.reduction.methods import PREFERRED
 from ..g2tr_core.umm.registry import ImageTask, Purpose
 from ..g2tr_core.umm.values import Answer, GeneratedImage
 from .facts import aliases
@@ -129,7 +130,7 @@ class Compare(io.ComfyNode):
         """Run every ratio for every picture of the batch in image1."""
         model = arrived("model", model)
         checks.prompt("prompt", prompt)
-        others = Reduction() if reduction is None else reduction.reduction
+        others = Reduction(method=PREFERRED) if reduction is None else reduction.reduction
         reductions = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
         decoding = Decoding(max_tokens, seed=seed)
         scales = {"text_scale": text_scale, "image_scale": image_scale}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..g2tr_core.reduction import Reduction
-from ..g2tr_core.reduction.methods import described, offered
-from .sockets import CATEGORY, ReductionSettings, ReductionSocket
+from ..g2tr_core.reduction.contract import Method
+from ..g2tr_core.reduction.methods import METHODS, PREFERRED, offered, title
+from .sockets import CATEGORY, ReductionSettings, ReductionSocket, chosen
+
+CAUTION = "What is better was measured on the small demo model; real weights were not at hand."
 
 
 class ReductionNode(io.ComfyNode):
@@ -22,8 +26,7 @@ class ReductionNode(io.ComfyNode):
             node_id="G2TRReduction",
             display_name="Visual Token Reduction (G²TR)",
             category=CATEGORY,
-            description="How many visual tokens of a picture to keep. The model's own generation side tells which ones "
-            "carry most; the others are merged into them.",
+            description="How many visual tokens of a picture to keep, and which ones; the others are merged into them.",
             search_aliases=["g2tr", "token merging", "tome", "prune", "keep ratio", "speed up", "kv cache"],
             inputs=[
                 io.Float.Input(
@@ -35,6 +38,9 @@ class ReductionNode(io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     tooltip="Share of the visual tokens to keep. 0.5 is the published setting; 1 is exactly the model "
                     "without reduction.",
+                ),
+                io.DynamicCombo.Input(
+                    "method", options=_methods(), tooltip=f"Which tokens stay. {_described()} {CAUTION}"
                 ),
                 io.Mask.Input(
                     "protect",
@@ -56,15 +62,6 @@ class ReductionNode(io.ComfyNode):
                     tooltip="Never keep fewer tokens than this of a picture.",
                     advanced=True,
                 ),
-                io.Int.Input(
-                    "latent_pool",
-                    default=2,
-                    min=1,
-                    max=16,
-                    tooltip="Side of the latent blocks that tokens are compared with. Larger spreads the kept tokens "
-                    "more coarsely; 2 is the published setting.",
-                    advanced=True,
-                ),
                 io.Combo.Input(
                     "merge",
                     options=["mean", "none"],
@@ -83,39 +80,12 @@ class ReductionNode(io.ComfyNode):
                     tooltip="Weight of the kept token in that mean; a dropped token weighs 1.",
                     advanced=True,
                 ),
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "budget",
-                    options=["ratio", "auto"],
-                    default="ratio",
+                    options=_budgets(),
                     tooltip="ratio keeps keep_ratio of the tokens. auto keeps as many as the picture has different "
                     "ones, at most keep_ratio: few of a clear sky, many of a page of text.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "auto_similarity",
-                    default=0.9,
-                    min=0.01,
-                    max=0.999,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="With budget auto: from which likeness on two tokens count as one. Lower keeps fewer.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "auto_min_ratio",
-                    default=0.1,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="With budget auto: the least share to keep; at most keep_ratio.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "method",
-                    options=list(offered()),
-                    default="g2tr",
-                    tooltip=f"Which tokens stay. {described()}",
-                    advanced=True,
+                    extra_dict={"advanced": True},
                 ),
             ],
             outputs=[ReductionSocket.Output("reduction", tooltip="The settings, for Read Images.")],
@@ -123,7 +93,76 @@ class ReductionNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, keep_ratio: float, protect: Tensor | None = None, sacrifice: Tensor | None = None, **settings: Any
+        cls,
+        keep_ratio: float,
+        method: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        protect: Tensor | None = None,
+        sacrifice: Tensor | None = None,
+        **settings: Any,
     ) -> io.NodeOutput:
-        """Pack."""
+        """Pack. ComfyUI leaves out a choice that it does not know."""
+        method, budget = dict(chosen("method", method, _methods())), dict(chosen("budget", budget, _budgets()))
+        names = {title(name): name for name in offered()}
+        settings |= method | budget | {"method": names[method["method"]]}
         return io.NodeOutput(ReductionSettings(Reduction(keep_ratio=keep_ratio, **settings), protect, sacrifice))
+
+
+def _methods() -> list[io.DynamicCombo.Option]:
+    """The methods, the preferred one first, each with the settings that apply to it."""
+    names = sorted(offered(), key=lambda name: name != PREFERRED)
+    return [io.DynamicCombo.Option(title(name), [*_own_settings(METHODS[name])]) for name in names]
+
+
+def _described() -> str:
+    """What each method does, for the tooltip."""
+    return " ".join(f"{title(name)}: {METHODS[name].summary}" for name in offered())
+
+
+def _own_settings(known: Method) -> Iterator[Any]:
+    yield io.Boolean.Input(
+        "token_weights",
+        default=known.weighs,
+        tooltip="Attend to a token that stays as to all the tokens that it stands for. Objects then keep their "
+        "share of the attention, above all where they are counted. Off for the paper's method, which does without.",
+        advanced=True,
+        optional=True,
+    )
+    if "latent" in known.needs:
+        yield io.Int.Input(
+            "latent_pool",
+            default=2,
+            min=1,
+            max=16,
+            tooltip="Side of the latent blocks that tokens are compared with. Larger spreads the kept tokens "
+            "more coarsely; 2 is the published setting.",
+            advanced=True,
+            optional=True,
+        )
+
+
+def _budgets() -> list[io.DynamicCombo.Option]:
+    auto = [
+        io.Float.Input(
+            "auto_similarity",
+            default=0.9,
+            min=0.01,
+            max=0.999,
+            step=0.01,
+            round=0.001,
+            tooltip="From which likeness on two tokens count as one. Lower keeps fewer.",
+            advanced=True,
+            optional=True,
+        ),
+        io.Float.Input(
+            "auto_min_ratio",
+            default=0.1,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="The least share to keep; at most keep_ratio.",
+            advanced=True,
+            optional=True,
+        ),
+    ]
+    return [io.DynamicCombo.Option("ratio", []), io.DynamicCombo.Option("auto", auto)]

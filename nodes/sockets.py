@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..g2tr_core.checks import prompt
 from ..g2tr_core.errors import SettingsError
 from ..g2tr_core.reduction import Reduction
+from ..g2tr_core.reduction.methods import title
 
 T = TypeVar("T")
 
@@ -42,7 +43,20 @@ class ReductionSettings:
 
     def __str__(self) -> str:
         masks = [name for name in ("protect", "sacrifice") if getattr(self, name) is not None]
-        return f"keep_ratio {self.reduction.keep_ratio:g}" + "".join(f", {name} mask" for name in masks)
+        how = f"keep_ratio {self.reduction.keep_ratio:g}, {title(self.reduction.method)}"
+        return how + "".join(f", {name} mask" for name in masks)
+
+
+def chosen(name: str, value: Mapping[str, Any] | None, options: Sequence[io.DynamicCombo.Option]) -> Mapping[str, Any]:
+    """The choice of a dynamic combo, with the settings below it.
+
+    Raises:
+        SettingsError: there is none, which is how ComfyUI hands on an option that it does not know.
+    """
+    if value is None:
+        known = ", ".join(option.key for option in options)
+        raise SettingsError("the choice is none of those that there are", where=name, fix=f"Choose one of: {known}")
+    return value
 
 
 def model_input(tooltip: str = "The model, from Load Unified Model.", *, optional: bool = False) -> Any:

@@ -19,13 +19,15 @@ from g2tr_core.embedded import SAMPLE
 from g2tr_core.lab.world import vocabulary
 from g2tr_core.reduction.budget import share_of
 from g2tr_core.umm.registry import models
+from tests.nodes.graph import choices
 from tests.pack import REPOSITORY, nodes, pack
 
 WORKFLOWS, HELP, LOCALES = REPOSITORY / "workflows", REPOSITORY / "web" / "docs", REPOSITORY / "locales"
 TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SCREEN, FRAME, LOD = (1920, 1080), 0.75, 8 / 14  # "fit view" fills so much; below this zoom no text is drawn
 SUBJECTS = ("ask", "edit", "protect", "references", "text to image", "thinking", "compare", "one reading", "internvl")
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+CHOICE = "COMFY_DYNAMICCOMBO_V3"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
 LANGUAGES = ("en", "zh")
 NODES = sorted(folder.name for folder in HELP.iterdir())
 
@@ -81,11 +83,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def slots(entry: Any) -> Iterator[tuple[str, Slot]]:
-    """An input of a schema; a growing one gives each of its sockets."""
+    """An input of a schema; a growing one gives each of its sockets, one of choices the settings of the first too."""
     if hasattr(entry, "sockets"):
         for index, socket in enumerate(entry.sockets()):
             required = not entry.optional and index < entry.template.min
             yield f"{entry.id}.{socket.id}", Slot(socket.io_type, required)
+        return
+    if choices(entry):
+        yield entry.id, Slot(entry.io_type, not entry.optional, list(choices(entry)))
+        for inner in next(iter(choices(entry).values())):
+            yield f"{entry.id}.{inner.id}", next(slots(inner))[1]
         return
     limits = (getattr(entry, "options", None), getattr(entry, "min", None), getattr(entry, "max", None))
     followers = int(bool(getattr(entry, "control_after_generate", None)))
@@ -150,7 +157,9 @@ def test_prompt_fits_the_schemas(name: str) -> None:
                 given = kind(graph[value[0]]["class_type"]).outputs[value[1]]
                 assert spec.type in (given, "*"), where
                 continue
-            wanted = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool, "STRING": str, "COMBO": str}[spec.type]
+            wanted = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool, "STRING": str, "COMBO": str, CHOICE: str}[
+                spec.type
+            ]
             assert isinstance(value, wanted), where
             assert spec.options is None or value in spec.options or value in real_weights(), where
             assert spec.low is None or spec.low <= value <= spec.high, where
@@ -166,7 +175,10 @@ def test_prompt_has_the_models_own_defaults(name: str) -> None:
             continue
         for entry in nodes()[node["class_type"]].define_schema().inputs:
             if entry.id not in free and not isinstance(node["inputs"].get(entry.id, []), list):
-                assert node["inputs"][entry.id] == entry.default, f"{node['class_type']}.{entry.id}"
+                first = next(iter(choices(entry)), None)
+                assert node["inputs"][entry.id] == (first or entry.default), f"{node['class_type']}.{entry.id}"
+            for inner in next(iter(choices(entry).values()), ()):
+                assert node["inputs"][f"{entry.id}.{inner.id}"] == inner.default
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -285,10 +297,10 @@ def test_help_page_is_complete(node: str, language: str) -> None:
 
     for number, entry in enumerate(schema.outputs):
         assert "".join(row("outputs", str(number), entry.id)) in page, entry.id
-    for entry in schema.inputs:
-        default = getattr(entry, "default", None)
+    for key, entry in named_inputs(schema):
+        default = next(iter(choices(entry)), getattr(entry, "default", None))
         written = "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        name, meaning = row("inputs", entry.id, entry.id)
+        name, meaning = row("inputs", key, entry.id)
         assert f"{name} {written} |{meaning}" in page, entry.id
 
 
@@ -317,12 +329,24 @@ def test_min_tokens_of_a_template_leaves_the_ratio_alone(name: str) -> None:
                 assert share_of(64, ratio, node["inputs"]["min_tokens"]) == share_of(64, ratio, 1), ratio
 
 
+def named_inputs(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Every input, and every setting below the choices of one, by their key in `nodeDefs.json`."""
+    for entry in schema.inputs:
+        yield entry.id, entry
+        below = [inner for inners in choices(entry).values() for inner in inners]
+        yield from ((f"{entry.id}_{inner.id}", inner) for inner in below if inner is first_of_its_name(inner, below))
+
+
+def first_of_its_name(entry: Any, entries: list[Any]) -> Any:
+    return next(other for other in entries if other.id == entry.id)
+
+
 def described(node: str) -> dict[str, Any]:
     """What `locales/en/nodeDefs.json` must say of a node."""
     schema = nodes()[node].define_schema()
     inputs = {}
-    for entry in schema.inputs:
-        inputs[entry.id] = {"name": entry.id, "tooltip": entry.tooltip}
+    for key, entry in named_inputs(schema):
+        inputs[key] = {"name": entry.id, "tooltip": entry.tooltip}
         for socket in entry.sockets() if hasattr(entry, "sockets") else ():
             inputs[f"{entry.id}_{socket.id}"] = {"name": socket.id, "tooltip": socket.tooltip}
         if getattr(entry, "control_after_generate", None):

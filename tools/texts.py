@@ -83,8 +83,8 @@ def chinese() -> dict[str, Any]:
     facts = module("nodes.facts")
     phrases = facts.Phrases(**source["phrases"])
     summaries = {name: known.summary for name, known in module("g2tr_core.reduction.methods").METHODS.items()}
-    offered = module("g2tr_core.reduction.methods").offered()
-    methods = "".join(f"{name}：{(summaries | source['methods'])[name]}" for name in offered)
+    title, offered = module("g2tr_core.reduction.methods").title, module("g2tr_core.reduction.methods").offered()
+    methods = "".join(f"{title(name)}：{(summaries | source['methods'])[name]}" for name in offered)
     made = {}
     for node, schema in _schemas():
         own = source["nodes"][node]
@@ -114,12 +114,28 @@ def _definition(
     inputs: dict[str, Any] = {}
     for entry in schema.inputs:
         inputs[entry.id] = _named(*words("inputs", entry))
-        for socket in entry.sockets() if hasattr(entry, "sockets") else ():
-            inputs[f"{entry.id}_{socket.id}"] = _named(*words("inputs", socket))
+        for inner in _inner(entry):
+            inputs[f"{entry.id}_{inner.id}"] = _named(*words("inputs", inner))
         if getattr(entry, "control_after_generate", None):
             inputs["control_after_generate"] = {"name": control}
     outputs = {str(place): _named(*words("outputs", entry)) for place, entry in enumerate(schema.outputs)}
     return {"display_name": display_name, "description": description, "inputs": inputs, "outputs": outputs}
+
+
+def _inner(entry: Any) -> list[Any]:
+    """The sockets of an input that grows, or the settings below the choices of one that has some, each once."""
+    if hasattr(entry, "sockets"):
+        return list(entry.sockets())
+    found: dict[str, Any] = {}
+    for choice in _choices(entry):
+        for inner in choice.inputs:
+            found.setdefault(inner.id, inner)
+    return list(found.values())
+
+
+def _choices(entry: Any) -> list[Any]:
+    """The choices of an input whose settings depend on the choice."""
+    return [choice for choice in getattr(entry, "options", None) or () if hasattr(choice, "inputs")]
 
 
 def _named(name: str, tooltip: str) -> dict[str, str]:
@@ -142,8 +158,8 @@ def help_page(page: str, node: str, said: dict[str, Any], language: str) -> str:
 
     rows = {
         "inputs": [
-            (label(entry, said["inputs"][entry.id]), _default(entry), said["inputs"][entry.id]["tooltip"])
-            for entry in schema.inputs
+            (label(entry, said["inputs"][key]), _default(entry), said["inputs"][key]["tooltip"])
+            for key, entry in _rows(schema)
         ],
         "outputs": [
             (label(entry, said["outputs"][str(place)]), said["outputs"][str(place)]["tooltip"])
@@ -161,8 +177,17 @@ def help_page(page: str, node: str, said: dict[str, Any], language: str) -> str:
     return page
 
 
+def _rows(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Every input, behind those that have choices the settings below them, by their key in `nodeDefs.json`."""
+    for entry in schema.inputs:
+        yield entry.id, entry
+        if _choices(entry):
+            yield from ((f"{entry.id}_{inner.id}", inner) for inner in _inner(entry))
+
+
 def _default(entry: Any) -> str:
-    default = getattr(entry, "default", None)
+    choices = _choices(entry)
+    default = choices[0].key if choices else getattr(entry, "default", None)
     if default in (None, ""):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -64,6 +64,8 @@ def imagine(args: Namespace, console: Console, progress: Progress | None) -> Out
 
 def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Draw what a reduction did."""
+    if args.heat and args.method is None:
+        args.method = "g2tr"  # the preferred one does not compare tokens with the latent
     output, prepared = check_output(args.output), prepare_reading(_job(args, "ask", ""))
     model = load_model(args, console)
     reading = read(model, prepared, "answer", progress)

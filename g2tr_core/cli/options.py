@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from .. import __version__
 from ..generation.settings import Renorm
-from ..reduction.methods import described, method_name, offered, weighing
+from ..reduction.methods import PREFERRED, described, method_name, offered, weighing
 from ..umm.registry import ImageTask, models, own_values
 
 if TYPE_CHECKING:
@@ -111,7 +111,11 @@ def _imagine(parser: ArgumentParser) -> None:
 def _tokens(parser: ArgumentParser) -> None:
     _pictures(parser)
     _output(parser)
-    parser.add_argument("--heat", action="store_true", help="draw each token's similarity to the latent instead")
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        help="draw each token's similarity to the latent instead, by default with the paper's method",
+    )
     _common(parser)
     _reduction(parser)
     loading(parser)
@@ -165,9 +169,9 @@ def _reduction(parser: ArgumentParser) -> None:
         "--method",
         "--selection",
         type=method_name,
-        choices=offered(),
+        choices=offered(researchers=True),
         metavar="NAME",
-        help=f"which tokens stay. {described()} (g2tr)",
+        help=f"which tokens stay. {described(offered(researchers=True))} ({PREFERRED})",
     )
     group.add_argument(
         "--auto-similarity",

@@ -96,7 +96,7 @@ def heat(view: TokenView, *, scale: int | None = None) -> Image.Image:
             in `draw`.
     """
     if view.scores is None:
-        scoring = [name for name in offered() if "latent" in METHODS[name].needs]
+        scoring = [name for name in offered(researchers=True) if "latent" in METHODS[name].needs]
         whole = len(view.keep) == len(view.assignment)
         why = "all tokens were kept" if whole else "the method does not compare tokens with the latent"
         fix = f"Read with {'a keep_ratio below 1 and ' if whole else ''}one of the methods {', '.join(scoring)}"

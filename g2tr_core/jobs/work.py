@@ -15,6 +15,7 @@ from ..generation.settings import Decoding, Guidance, Sampling, noise_seed
 from ..images import open_image, open_mask, to_tensor
 from ..reduction import Reduction
 from ..reduction.masks import check_mask_count, priority_mask
+from ..reduction.methods import PREFERRED
 from ..report import Report
 from ..run import Progress
 from ..umm.contract import UnifiedModel
@@ -71,7 +72,7 @@ def prepare_reading(job: Job) -> Prepared:
     for name in job.settings:
         if name not in SETTINGS:
             raise SettingsError("there is no such setting", where=name, fix=f"Choose among {', '.join(SETTINGS)}")
-    reduction = _changed(Reduction(), job)
+    reduction = _changed(Reduction(method=PREFERRED), job)
     _decoding(job, Decoding())
     _sampling(job, Sampling())
     for name, paths in (("protect", job.protect), ("sacrifice", job.sacrifice)):

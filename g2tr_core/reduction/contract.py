@@ -23,6 +23,9 @@ Need = Literal["latent", "question", "vit_attention", "decoder_attention"]
 Stage = Literal["after_encoder", "in_decoder"]
 """Before the language model sees the visual tokens, or between its layers."""
 
+Audience = Literal["everyone", "researchers", "experiment"]
+"""Who is offered a method: nodes and command do, the command alone does, or neither, though settings take its name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -93,8 +96,9 @@ class Method:
         name: what settings, command and nodes call it.
         summary: one or two sentences for tooltips and help.
         needs: what a model must supply.
-        control: for the experiment alone; settings take the name, nodes and command do not offer it.
+        audience: whom it is offered to.
         weighs: whether the tokens that it keeps are attended to as all that they stand for, unless settings say so.
+        title: what nodes call it; empty for the name.
         colour: of its line in plots, a name of matplotlib's.
         line: style of that line, matplotlib's.
     """
@@ -103,7 +107,8 @@ class Method:
     name: str
     summary: str
     needs: frozenset[Need] = frozenset()
-    control: bool = False
+    audience: Audience = "researchers"
+    title: str = ""
     weighs: bool = False
     colour: str
     line: str = "-"

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from .cosine import comparable, dot_products, inverse_norms
+from .greedy import select_one_by_one
 from .masks import tier_and_bonus
-
-# fp32 rounding moves a cosine this much, differently on each device and from column to column of one product.
-_TIE = 1e-6
-_TAKEN = -9  # a rank below all others
 
 
 def select_diverse(features: Tensor, count: int, priority: Tensor | None = None, trust: Tensor | None = None) -> Tensor:
@@ -44,18 +41,23 @@ def select_diverse(features: Tensor, count: int, priority: Tensor | None = None,
     tier, bonus = tier_and_bonus(priority, scale)  # [N] each
     ranks = 2 * tier - (~finite).long()  # [N]: a broken token comes after its tier and before the next
     weight = torch.ones_like(scale) if trust is None else trust  # [N]
-
     nearest = dot_products(whole.float(), mean)[:, 0] * scale * inverse_norms(mean)  # [N]
-    kept: list[Tensor] = []  # [1] each
-    for _ in range(count):
-        gain = (1 - nearest) * weight + bonus  # [N]
-        gain = gain.masked_fill(ranks < ranks.amax(), -torch.inf)
-        best = (gain >= gain.amax() - _TIE).view(torch.uint8).argmax(dim=0, keepdim=True)  # [1]
-        row = cosines.index_select(0, best)[0]  # [N]
-        nearest = torch.maximum(nearest, row) if kept else row
-        ranks.index_fill_(0, best, _TAKEN)
-        kept.append(best)
-    return torch.cat(kept).sort().values
+    return select_one_by_one(_Distance(cosines, nearest, weight), ranks, bonus, count).sort().values
+
+
+class _Distance:
+    """Distance to the nearest kept token, and before there is one to `first`."""
+
+    def __init__(self, cosines: Tensor, first: Tensor, weight: Tensor) -> None:
+        self._cosines, self._first, self._weight = cosines, first, weight
+        self._nearest: Tensor | None = None  # [N] highest cosine with a kept token
+
+    def gains(self) -> Tensor:
+        return (1 - (self._first if self._nearest is None else self._nearest)) * self._weight
+
+    def keep(self, best: Tensor) -> None:
+        row = self._cosines.index_select(0, best)[0]  # [N]
+        self._nearest = row if self._nearest is None else torch.maximum(self._nearest, row)
 
 
 def trust_of(scores: Tensor) -> Tensor:
@@ -72,4 +74,4 @@ def trust_of(scores: Tensor) -> Tensor:
     """
     centred = scores - scores.nanmean()  # [N]
     deviation = centred.square().nanmean().sqrt()
-    return (centred / deviation.clamp_min(_TIE)).sigmoid().nan_to_num(0.0)
+    return (centred / deviation.clamp_min(1e-6)).sigmoid().nan_to_num(0.0)

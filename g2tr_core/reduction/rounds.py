@@ -2,7 +2,8 @@
 
 Farthest-point selection (`diversity`) chooses one token at a time, thousands of small operations that a GPU waits for.
 Here each round cuts the picture into cells, and every cell keeps the token that is least like anything kept so far. A
-round's cells cannot see each other's choices, but they lie apart, and the next round sees them all.
+round's cells cannot see each other's choices, but they lie apart, and the next round sees them all. The first token of
+all stands for the most common kind, mostly background: what is like it then joins it, and not an object.
 """
 
 from __future__ import annotations
@@ -24,21 +25,19 @@ def select_in_rounds(
     grid: tuple[int, int],
     count: int,
     priority: Tensor | None = None,
-    trust: Tensor | None = None,
     rounds: int = ROUNDS,
 ) -> Tensor:
     """Chooses `count` tokens that are unlike each other. Launches do not grow with `count`; no host sync.
 
-    The gain of a token is (1 - its highest cosine with a kept token) · trust. Before the first round the mean direction
-    of all tokens stands in. Protected tokens come before all others, sacrificed ones after all others, and one that is
-    not finite is the last of its tier.
+    The first is the one most like the mean direction of all. From then on the gain of a token is 1 - its highest cosine
+    with a kept token. Protected tokens come before all others, sacrificed ones after all others, and one that is not
+    finite is the last of its tier.
 
     Args:
         features: [N, C] tokens on `grid`, row-major; fp32, bf16 or fp16.
         grid: (h, w).
         count: K, at most N.
         priority: as `Candidates`; what lies between -1 and +1 is added to the gain.
-        trust: [N] in 0 … 1, how much each token counts; None is 1 everywhere.
         rounds: how many.
 
     Returns:
@@ -49,23 +48,24 @@ def select_in_rounds(
     scale = inverse_norms(whole)  # [N]
     tier, bonus = tier_and_bonus(priority, scale)  # [N] each
     rank = _TIER * (2 * tier - (~finite).long())  # [N]: a broken token comes after its tier and before the next
-    trust = torch.ones_like(scale) if trust is None else trust  # [N]
-
     mean = (whole.float() * scale[:, None]).mean(dim=0, keepdim=True)  # [1, C]
-    nearest = dot_products(whole.float(), mean)[:, 0] * scale * inverse_norms(mean)  # [N]
+    typical = dot_products(whole.float(), mean)[:, 0] * scale * inverse_norms(mean)  # [N]
+
     kept = torch.zeros_like(finite)  # [N]
+    nearest = torch.full_like(scale, -1.0)  # [N], highest cosine with a kept token
     taken = 0
-    for number in range(rounds):
-        cells = _cells(grid, count * (number + 1) // rounds - taken)
+    for number in range(rounds + 1):
+        gain = 1 + typical if number == 0 else 1 - nearest  # [N]
+        worth = rank + _in_ties(gain + bonus)  # [N]
+        cells = (1, 1) if number == 0 else _cells(grid, 1 + (count - 1) * number // rounds - taken)
         if cells is None:
             continue
-        worth = rank + _in_ties((1 - nearest) * trust + bonus)  # [N]
         best = _best_of_each_cell(worth.masked_fill(kept, -4 * _TIER), grid, cells)  # [cells]
         cosines = dot_products(whole, whole[best]).mul_(scale[:, None]).mul_(scale[best])  # [N, cells]
-        nearest = torch.maximum(nearest, cosines.amax(dim=1)) if taken else cosines.amax(dim=1)
+        nearest = torch.maximum(nearest, cosines.amax(dim=1))
         kept = kept.index_fill(0, best, True)
         taken += len(best)
-    worth = rank + _KEPT * kept + _in_ties((1 - nearest) * trust + bonus)  # [N]
+    worth = rank + _KEPT * kept + _in_ties(1 - nearest + bonus)  # [N]
     return worth.argsort(descending=True, stable=True)[:count].sort().values
 
 

@@ -18,6 +18,7 @@ from g2tr_core.images import open_image
 from g2tr_core.jobs.records import Job
 from g2tr_core.jobs.work import SETTINGS, prepare, read, run
 from g2tr_core.reduction import Reduction
+from g2tr_core.reduction.methods import PREFERRED
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
 from tests.goldens import REPOSITORY, small_bagel
@@ -113,7 +114,7 @@ class TestRun:
     def test_answers_as_the_python_api_does(self, model: UnifiedModel, photo: Path) -> None:
         hot = job(photo, settings={**job(photo).settings, "temperature": 5.0})
         result = run(model, prepare(hot))
-        reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1))
+        reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1, method=PREFERRED))
         decoding = Decoding(max_tokens=5, temperature=5.0, seed=3)
         assert (result.text, result.images) == (model.answer(reading, "What is it?", decoding=decoding).text, ())
         assert run(model, prepare(replace(hot, seed=4))).text != result.text
@@ -129,7 +130,7 @@ class TestRun:
         seed = noise_seed("edit" if task == "edit" else "imagine", 3)
         sampling = replace(own, steps=2, guidance=replace(own.guidance, text_scale=3.0), seed=seed)
         if task == "edit":
-            reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1), purpose="edit")
+            reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1, method=PREFERRED), purpose="edit")
             expected = model.edit(reading, "Winter", sampling, size=(64, 48)).image
         else:
             expected = model.imagine("Winter", sampling, size=(64, 48)).image

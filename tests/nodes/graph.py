@@ -28,7 +28,7 @@ def refusal(node_id: str, **inputs: Any) -> str | None:
     named = set(inspect.signature(check).parameters) if check else set()
     for entry in node.define_schema().inputs:
         value = inputs.get(entry.id)
-        if value is None or entry.id in named:
+        if value is None or entry.id in named or choices(entry):
             continue
         if entry.io_type == "COMBO" and value not in entry.options:
             return f"{entry.id}: value not in list"
@@ -38,6 +38,23 @@ def refusal(node_id: str, **inputs: Any) -> str | None:
             return f"{entry.id}: value bigger than max"
     verdict = check(**{name: value for name, value in inputs.items() if name in named}) if check else True
     return None if verdict is True else verdict
+
+
+def choices(entry: Any) -> dict[str, list[Any]]:
+    """The settings below each choice of an input that has some."""
+    options = getattr(entry, "options", None) or ()
+    return {option.key: option.inputs for option in options if hasattr(option, "inputs")}
+
+
+def spelled_out(entry: Any, value: Any) -> Any:
+    """A choice as ComfyUI hands it on: with the settings below it, and nothing for one that there is not."""
+    known = choices(entry)
+    if not known:
+        return value
+    given = {entry.id: next(iter(known)) if value is None else value} if not isinstance(value, dict) else value
+    if given[entry.id] not in known:
+        return None
+    return {inner.id: inner.default for inner in known[given[entry.id]]} | given
 
 
 def run(node_id: str, **inputs: Any) -> list[Any]:
@@ -56,6 +73,7 @@ def outcome(node_id: str, **inputs: Any) -> tuple[list[Any], list[Any]]:
             inputs["options"] = run("G2TRSamplingOptions", **further)[0]
     assert set(inputs) <= known, set(inputs) - known
     given = {entry.id: entry.default for entry in schema.inputs if getattr(entry, "default", None) is not None} | inputs
+    given |= {entry.id: spelled_out(entry, given.get(entry.id)) for entry in schema.inputs if choices(entry)}
     assert refusal(node_id, **given) is None
     missing = [entry.id for entry in schema.inputs if not entry.optional and entry.id not in given]
     assert not missing, missing

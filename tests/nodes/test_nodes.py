@@ -118,7 +118,7 @@ def test_methods_keep_other_tokens_and_encode_only_what_they_need(model, photo, 
     methods = module("g2tr_core.reduction.methods")
     for number, name in enumerate(methods.offered()):
         fresh = photo.roll(number + 1, dims=1)  # no other test reads it
-        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, method=name)[0]
+        reduction = run("G2TRReduction", keep_ratio=0.4, min_tokens=1, method=methods.title(name))[0]
         (reading,), _, (report,) = read(model, {"image1": fresh}, reduction=reduction, purpose="answer")
         scored = "latent" in methods.METHODS[name].needs
         assert counting.since()[:2] == (1, int(scored)) and ("vae_encode" in report.ms) == scored
@@ -312,7 +312,6 @@ def test_compare(model: Any, photo: torch.Tensor, mode: str, monkeypatch: pytest
         ("G2TRReduction", {"keep_ratio": 0.0}, "keep_ratio"),
         ("G2TRReduction", {"keep_ratio": 1.5}, "keep_ratio"),
         ("G2TRReduction", {"merge": "max"}, "merge"),
-        ("G2TRReduction", {"method": "random"}, "method"),
         ("G2TRSampleScene", {"scene": "scene-0"}, "scene"),
         ("G2TRSamplingOptions", {"interval_start": 2.0}, "interval_start"),
         ("G2TREdit", {"instruction": " \n"}, "instruction"),
@@ -337,8 +336,10 @@ def test_bad_settings_are_refused_before_running(models: Path, node: str, inputs
 @pytest.mark.parametrize(
     ("node", "inputs"),
     [
-        ("G2TRReduction", {"keep_ratio": 0.05, "budget": "auto", "auto_min_ratio": 0.1}),
+        ("G2TRReduction", {"budget": {"budget": "auto", "auto_min_ratio": 0.9}, "keep_ratio": 0.05}),
         ("G2TRReduction", {"keep_ratio": float("nan")}),
+        ("G2TRReduction", {"method": "g2tr"}),
+        ("G2TRReduction", {"budget": "most"}),
         ("G2TRSamplingOptions", {"renorm_min": float("nan")}),
         ("G2TRSamplingOptions", {"timestep_shift": 0.005}),
         ("G2TRSamplingOptions", {"interval_end": 0.2, "interval_start": 0.8}),

@@ -16,14 +16,15 @@ from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import SettingsError
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.reduction import Reduction
+from g2tr_core.reduction.methods import PREFERRED, offered, title
+from tests.nodes.graph import choices, run
 from tests.pack import REPOSITORY, STUBS, module, nodes
 
 STABLE = {  # saved workflows hold these: add, never rename
     "G2TRLoadModel": ("checkpoint weights vae", "model"),
     "G2TRSampleScene": ("scene", "image"),
     "G2TRReduction": (
-        "keep_ratio protect sacrifice min_tokens latent_pool merge merge_scaling budget auto_similarity auto_min_ratio"
-        " method",
+        "keep_ratio method protect sacrifice min_tokens merge merge_scaling budget",
         "reduction",
     ),
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),
@@ -72,13 +73,15 @@ def test_every_word_is_there(schema) -> None:
     assert len(schema.search_aliases) >= 4 and len(set(schema.search_aliases)) == len(schema.search_aliases)
     entries = [*schema.inputs, *schema.outputs]
     entries += [socket for entry in schema.inputs if hasattr(entry, "sockets") for socket in entry.sockets()]
+    entries += [inner for entry in schema.inputs for choice in choices(entry).values() for inner in choice]
     for entry in entries:
         assert entry.tooltip and entry.tooltip.endswith((".", "…")), entry.id
 
 
 @pytest.mark.parametrize("schema", IDS, indirect=True)
 def test_defaults_are_within_limits(schema) -> None:
-    for entry in schema.inputs:
+    inner = [each for entry in schema.inputs for choice in choices(entry).values() for each in choice]
+    for entry in [*schema.inputs, *inner]:
         if entry.io_type in ("INT", "FLOAT"):
             assert entry.min <= entry.default <= entry.max, entry.id
         if entry.io_type == "COMBO":
@@ -87,7 +90,11 @@ def test_defaults_are_within_limits(schema) -> None:
 
 @pytest.mark.parametrize("schema", IDS, indirect=True)
 def test_advanced_inputs_come_last(schema) -> None:
-    folded = [bool(entry.advanced) for entry in schema.inputs if not entry.optional]
+    folded = [
+        bool(entry.advanced or (entry.extra_dict or {}).get("advanced"))
+        for entry in schema.inputs
+        if not entry.optional
+    ]
     assert folded == sorted(folded)
 
 
@@ -100,6 +107,26 @@ def test_defaults_are_the_models_own(models: Path) -> None:
         assert {value for key, value in found.items() if key not in sampler} <= {0, "model's own"}
     assert Decoding(**{name: ask[name] for name in ("max_tokens", "temperature", "top_p", "seed")}) == Decoding()
     assert Reduction(**{name: value for name, value in reduction.items() if value is not None}) == Reduction()
+
+
+def test_methods_show_the_settings_that_apply_to_them(models: Path) -> None:
+    """The best comes first, which makes it the default; the paper's does exactly what the core does by default."""
+    entries = {entry.id: entry for entry in nodes()["G2TRReduction"].define_schema().inputs}
+    below = {key: [inner.id for inner in inners] for key, inners in choices(entries["method"]).items()}
+    assert next(iter(below)) == title(PREFERRED) and below.keys() == {title(name) for name in offered()}
+    assert all(("latent_pool" in ids) == (key == "G²TR (paper)") for key, ids in below.items())
+    assert {key: len(inners) for key, inners in choices(entries["budget"]).items()} == {"ratio": 0, "auto": 2}
+
+    def packed(**inputs: object) -> dict:
+        return vars(run("G2TRReduction", **inputs)[0][0].reduction)
+
+    assert packed() == vars(Reduction(method=PREFERRED, token_weights=True))
+    assert packed(method="G²TR (paper)") == vars(Reduction(token_weights=False))
+    assert not Reduction().weighs and Reduction(method=PREFERRED).weighs
+    own = {"method": "G²TR (paper)", "latent_pool": 3, "token_weights": True}
+    auto = {"budget": "auto", "auto_similarity": 0.8, "auto_min_ratio": 0.2}
+    expected = Reduction(latent_pool=3, token_weights=True, budget="auto", auto_similarity=0.8, auto_min_ratio=0.2)
+    assert packed(method=own, budget=auto) == vars(expected)
 
 
 def test_the_demos_own_numbers_are_told(models: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from g2tr_core.cli.options import parser
 from g2tr_core.errors import SettingsError
 from g2tr_core.reduction import Reduction, methods, reduce
-from g2tr_core.reduction.contract import AfterEncoder, Candidates, InDecoder, LayerView, Method, Need, Stage
+from g2tr_core.reduction.contract import AfterEncoder, Audience, Candidates, InDecoder, LayerView, Method, Need, Stage
 from g2tr_core.reduction.methods import METHODS, described, offered
 
 FOLDER = Path(methods.__file__).parent
@@ -61,16 +61,19 @@ def test_every_file_is_registered_and_declares_what_there_is() -> None:
         assert (method.name, method.stage in get_args(Stage), method.needs <= set(get_args(Need))) == (name, True, True)
         assert method.summary.endswith(".") and "%" not in method.summary  # argparse formats help
         assert is_color_like(method.colour) and method.line in ("-", "--", ":", "-.")
-        assert method.control == (FOLDER / "controls" / f"{name.replace('-', '_')}.py").exists()
+        control = (FOLDER / "controls" / f"{name.replace('-', '_')}.py").exists()
+        assert (method.audience == "experiment") == control and method.audience in get_args(Audience)
+        assert bool(method.title) == (method.audience == "everyone")
 
 
 def test_controls_are_taken_but_not_offered() -> None:
     controls = {path.stem.replace("_", "-") for path in (FOLDER / "controls").glob("*.py")}
-    assert offered() == tuple(name for name in METHODS if name not in controls) and offered()[0] == "g2tr"
+    assert offered(researchers=True) == tuple(name for name in METHODS if name not in controls)
+    assert set(offered()) < set(offered(researchers=True)) and {"g2tr", "spread"} <= set(offered())
     assert controls > {"flipped", "random"}
     for name in METHODS:
         assert Reduction(method=name, seed=2**64 - 1).method == name
-    with pytest.raises(SettingsError, match=rf"^method: .* Choose one of: {', '.join(offered())}\.$"):
+    with pytest.raises(SettingsError, match=rf"^method: .* Choose one of: {', '.join(offered(researchers=True))}\.$"):
         Reduction(method="bset")
 
 
@@ -86,7 +89,7 @@ def test_importing_the_registry_needs_no_torch() -> None:
 def test_a_registered_method_is_known_everywhere(registered: Method) -> None:
     name = registered.name
     assert Reduction(method=name).needs == registered.needs
-    assert offered()[-1] == name and registered.summary in described()
+    assert offered(researchers=True)[-1] == name and registered.summary in described([name])
     (commands,) = (action for action in parser()._actions if isinstance(action.choices, dict))
     for command in ("ask", "edit", "tokens", "demo"):
         (option,) = (action for action in commands.choices[command]._actions if action.dest == "method")

@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from g2tr_core.reduction import Reduced, Reduction, pool_latent, reduce
+from g2tr_core.reduction.budget import WITNESSES, count_distinct
 from g2tr_core.reduction.merging import nearest_kept
 from tests.reduction.random_pictures import DTYPES, ROUNDING, Picture, grids, pictures, priorities, ways
 
@@ -197,6 +199,17 @@ def test_auto_counts_the_different_tokens(kinds: int, copies: int, seed: int) ->
     how = Reduction(keep_ratio=1.0, min_tokens=1, budget="auto", auto_min_ratio=0.01)
     out = reduce(features, (copies, kinds), directions[:1], (1, 1), how)
     assert len(out.keep) == kinds
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_auto_estimates_a_large_picture_from_a_sample(columns: bool) -> None:
+    """Kinds of tokens from rare to common, in runs or in columns, which the sample must not step along with."""
+    share = torch.arange(4096) % 64 / 64 if columns else torch.arange(4096) / 4096
+    kind = (share.square() * 40).long()
+    with FlopCounterMode(display=False) as operations:
+        found = count_distinct(torch.eye(40)[kind], 0.9)
+    assert found == pytest.approx(len(kind.unique()), rel=0.1)
+    assert operations.get_total_flops() == 2 * 4096 * WITNESSES * 40
 
 
 @given(pictures(), st.floats(0.02, 0.4), st.floats(0.5, 1.0), st.floats(0.01, 0.99))

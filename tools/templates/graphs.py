@@ -13,7 +13,7 @@ from typing import Any
 from tests.pack import nodes
 
 TITLE, GAP = 30, 40  # pixels of a node's head, and between nodes
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 NOTE, NOTE_SIZE = "MarkdownNote", (350, 860)
 ALWAYS_VISIBLE = 6  # the shape that the editor gives to outputs that are lists
 OPTIONAL = 7  # and to inputs that may stay empty
@@ -165,7 +165,8 @@ def _editor_node(
 
 
 def _slots(node: Node) -> tuple[list[Slot], list[Slot]]:
-    """Inputs in the order of the editor, of a growing one those that are linked and the next; outputs."""
+    """Inputs in the order of the editor, of a growing one those that are linked and the next, of a
+    choice the settings below it; outputs."""
     if node.kind in CORE:
         return CORE[node.kind]
     schema = nodes()[node.kind].define_schema()
@@ -178,14 +179,20 @@ def _slots(node: Node) -> tuple[list[Slot], list[Slot]]:
 
 
 def _entry(entry: Any, node: Node) -> Iterator[Slot]:
-    if not hasattr(entry, "sockets"):
+    choices = [choice for choice in getattr(entry, "options", None) or () if hasattr(choice, "inputs")]
+    if choices:
+        key = node.inputs.get(entry.id, choices[0].key)
+        yield Slot(entry.id, entry.io_type, default=choices[0].key)
+        for inner in next(choice.inputs for choice in choices if choice.key == key):
+            yield Slot(f"{entry.id}.{inner.id}", inner.io_type, default=inner.default)
+    elif not hasattr(entry, "sockets"):
         default, then = getattr(entry, "default", None), getattr(entry, "control_after_generate", None)
         then = "randomize" if then is True else then or ""
         yield Slot(entry.id, entry.io_type, bool(entry.optional), default, then=then)
-        return
-    linked = sum(name.startswith(f"{entry.id}.") for name in node.inputs)
-    for index, socket in enumerate(entry.sockets()[: linked + 1]):
-        yield Slot(f"{entry.id}.{socket.id}", socket.io_type, index >= entry.template.min)
+    else:
+        linked = sum(name.startswith(f"{entry.id}.") for name in node.inputs)
+        for index, socket in enumerate(entry.sockets()[: linked + 1]):
+            yield Slot(f"{entry.id}.{socket.id}", socket.io_type, index >= entry.template.min)
 
 
 def _nodes(columns: Sequence[Column]) -> Iterator[tuple[str, Node]]:

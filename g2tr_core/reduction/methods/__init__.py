@@ -2,53 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from ...checks import one_of
 from ..contract import Method
 
 _FILES = (  # in the order in which they are offered and drawn
+    "spread",
     "g2tr",
     "uniform",
     "diverse",
     "guided_diverse",
-    "spread",
+    "tome",
+    "gots",
+    "cdpruner",
+    "facility_location",
     "controls.flipped",
     "controls.shuffled_anchors",
     "controls.random",
     "controls.norm",
 )
 
+PREFERRED = "spread"
+"""What node and command choose unless told otherwise: the best of the quality experiment (docs/quality.md)."""
+
 METHODS: Mapping[str, Method] = {
     found.name: found for found in (import_module(f".{file}", __name__).METHOD for file in _FILES)
 }
 
 
-def offered() -> tuple[str, ...]:
-    """Names of the methods that nodes and command offer: all but the controls."""
-    return tuple(name for name, known in METHODS.items() if not known.control)
+def offered(*, researchers: bool = False) -> tuple[str, ...]:
+    """Names of the methods that nodes offer, or with `researchers` of those that the command does."""
+    asked = ("everyone", "researchers") if researchers else ("everyone",)
+    return tuple(name for name, known in METHODS.items() if known.audience in asked)
+
+
+def title(name: str) -> str:
+    """What nodes call a method."""
+    return METHODS[name].title or name
 
 
 def weighing() -> tuple[str, ...]:
-    """Names of the offered methods whose tokens weigh what they stand for, unless settings say otherwise."""
-    return tuple(name for name in offered() if METHODS[name].weighs)
+    """Names of the command's methods whose tokens weigh what they stand for, unless settings say otherwise."""
+    return tuple(name for name in offered(researchers=True) if METHODS[name].weighs)
 
 
-def described() -> str:
-    """What each offered method does, in a line for tooltips and help."""
-    return " ".join(f"{name}: {METHODS[name].summary}" for name in offered())
+def described(names: Sequence[str]) -> str:
+    """What each of these methods does, in a line for help."""
+    return " ".join(f"{name}: {METHODS[name].summary}" for name in names)
 
 
 def method(name: object) -> Method:
     """The method of a name, controls among them.
 
     Raises:
-        SettingsError: there is none; lists those that are offered.
+        SettingsError: there is none; lists those that the command offers.
     """
     known = METHODS.get(name) if isinstance(name, str) else None
     if known is None:
-        one_of("method", name, offered())
+        one_of("method", name, offered(researchers=True))
     return METHODS[str(name)]
 
 

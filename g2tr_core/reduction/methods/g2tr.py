@@ -20,6 +20,8 @@ def select(candidates: Candidates, count: int) -> Tensor:
 
 METHOD = AfterEncoder(
     name="g2tr",
+    audience="everyone",
+    title="G²TR (paper)",
     summary="The paper's method. Keeps the tokens that agree best with the latent of the generation side, spread over "
     "the picture.",
     needs=frozenset({"latent"}),

@@ -19,7 +19,9 @@ def select(candidates: Candidates, count: int) -> Tensor:
 
 METHOD = AfterEncoder(
     name="spread",
-    summary="Ours. Keeps tokens that are unlike each other, and attends to each as to all that it stands for.",
+    audience="everyone",
+    title="Spread (ours)",
+    summary="Keeps tokens that are unlike each other, and attends to each as to all that it stands for.",
     weighs=True,
     colour="black",
     select=select,

@@ -39,6 +39,8 @@ def thresholds(grid: tuple[int, int], device: torch.device) -> Tensor:
 
 METHOD = AfterEncoder(
     name="uniform",
+    audience="everyone",
+    title="Even grid",
     summary="Keeps an even grid of tokens, whatever the picture shows.",
     colour="tab:olive",
     line=":",

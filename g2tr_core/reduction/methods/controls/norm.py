@@ -21,7 +21,7 @@ def select(candidates: Candidates, count: int) -> Tensor:
 METHOD = AfterEncoder(
     name="norm",
     summary="Control: the tokens of the largest norm.",
-    control=True,
+    audience="experiment",
     colour="tab:orange",
     line=":",
     select=select,

@@ -23,7 +23,7 @@ def select(candidates: Candidates, count: int) -> Tensor:
 METHOD = AfterEncoder(
     name="random",
     summary="Control: tokens drawn at random.",
-    control=True,
+    audience="experiment",
     colour="tab:gray",
     line=":",
     select=select,

@@ -141,6 +141,28 @@ class Autogrow:
             return made
 
 
+class DynamicCombo:
+    class Option:
+        def __init__(self, key: str, inputs: list[Any]) -> None:
+            self.key, self.inputs = key, inputs
+
+    class Input(Input):
+        io_type = "COMFY_DYNAMICCOMBO_V3"
+
+        def __init__(
+            self,
+            id: str,
+            options: list[Any],
+            display_name: Any = None,
+            optional: bool = False,
+            tooltip: Any = None,
+            lazy: Any = None,
+            extra_dict: dict | None = None,
+        ) -> None:
+            super().__init__(id, display_name, optional, tooltip, lazy, extra_dict)
+            self.options = options
+
+
 @dataclass
 class Schema:
     node_id: str
