@@ -41,11 +41,13 @@ class DiTConditioning:
         pictures: [P, C] clean latent patches of the pictures to edit.
         context: [T, C] hidden states of the language model.
         rotation: of the whole sequence: L noisy patches, P clean ones, T states.
+        log_weight: [L + P + T] fp32 likewise, see `nn.attention.KeyValues`; None where each row stands for itself.
     """
 
     pictures: Tensor
     context: Tensor
     rotation: Rotation
+    log_weight: Tensor | None = None
 
 
 @lru_cache
@@ -111,9 +113,18 @@ class Attention(nn.Module):
         self.to_add_out = linear(width)
 
     def forward(
-        self, image: Tensor, text: Tensor, lengths: Sequence[tuple[int, int]], rotations: Sequence[Rotation]
+        self,
+        image: Tensor,
+        text: Tensor,
+        lengths: Sequence[tuple[int, int]],
+        rotations: Sequence[Rotation],
+        log_weights: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Image [ΣI, C] and text [ΣT, C] of all samples, (I, T) of each -> the same shapes."""
+        """Image [ΣI, C] and text [ΣT, C] of all samples -> the same shapes.
+
+        For each sample there are (I, T), its rotation, and [I + T] log weights, see `DiTConditioning`, or None.
+        """
+        log_weights = log_weights or [None] * len(lengths)
         query, gate = self.to_q(image).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)  # [ΣI, H, D] each
         text_query, text_gate = self.add_q_proj(text).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)
         key, value = self._heads(self.to_k(image)), self._heads(self.to_v(image))
@@ -123,13 +134,13 @@ class Attention(nn.Module):
 
         image_out, text_out = [], []
         image_end = text_end = 0
-        for (rows, words), turn in zip(lengths, rotations, strict=True):
+        for (rows, words), turn, log_weight in zip(lengths, rotations, log_weights, strict=True):
             of_image, of_text = slice(image_end, image_end + rows), slice(text_end, text_end + words)
             image_end, text_end = of_image.stop, of_text.stop
             keys = rotate_pairs(torch.cat((key[of_image], text_key[of_text])), turn)
             values = torch.cat((value[of_image], text_value[of_text]))
             queries = rotate_pairs(torch.cat((query[of_image], text_query[of_text])), turn)
-            mixed = attention(queries, [KeyValues(keys, values)])
+            mixed = attention(queries, [KeyValues(keys, values, log_weight)])
             image_out.append(mixed[:rows])
             text_out.append(mixed[rows:])
         return (
@@ -191,12 +202,13 @@ class Block(nn.Module):
         time: Tensor,
         lengths: Sequence[tuple[int, int]],
         rotations: Sequence[Rotation],
+        log_weights: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image [ΣI, C] and text [ΣT, C] of all samples, time [B, C], or [1, C] for all -> the same shapes."""
         image_mod = _a_row(self.img_mod(time), [rows for rows, _ in lengths]).chunk(6, dim=-1)
         text_mod = _a_row(self.txt_mod(time), [words for _, words in lengths]).chunk(6, dim=-1)
         mixed, text_mixed = self.attn(
-            modulated(image, *image_mod[:2]), modulated(text, *text_mod[:2]), lengths, rotations
+            modulated(image, *image_mod[:2]), modulated(text, *text_mod[:2]), lengths, rotations, log_weights
         )
         image, text = image + image_mod[2] * mixed, text + text_mod[2] * text_mixed
         image = image + image_mod[5] * self.img_mlp(modulated(image, *image_mod[3:5]))
@@ -268,8 +280,9 @@ class Transformer(nn.Module):
         embedded = self.time_text_embed(time, noisy.dtype)
         lengths = [(len(latent) + len(branch.pictures), len(branch.context)) for latent, branch in samples]
         rotations = [branch.rotation for _, branch in samples]
+        log_weights = [branch.log_weight for _, branch in samples]
         for block in self.transformer_blocks:
-            image, text = block(image, text, embedded, lengths, rotations)
+            image, text = block(image, text, embedded, lengths, rotations, log_weights)
         wanted = torch.stack([part[: noisy.shape[1]] for part in image.split([rows for rows, _ in lengths])])
         out: Tensor = self.proj_out(self.norm_out(wanted, embedded))
         return out

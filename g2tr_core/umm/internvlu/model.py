@@ -138,7 +138,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
             prompt = prefiller.prompt(reading, task, ids)
             thought = prefiller.decoded(prompt, think, "think")
             prompt = prefiller.extended(prompt, (*thought, self.words.start), reading)
-        full = PromptStates.of(prompt, self.words, reading.kept, latents)
+        full = PromptStates.of(prompt, self.words, reading.kept, latents, reading.log_weight)
         dit = self.network.generation_decoder.decoder
         contexts = [states.embedded(dit, self.config, grid) for states in (full, *unguided)]
         return Conditioned(

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...generation.decoding import decode
@@ -109,21 +110,33 @@ class PromptStates:
         visual: [T] which of them are visual tokens.
         kept: [K] int64 for each picture, which tokens of its grid these are.
         latents: [16, h, w] for each picture.
+        log_weight: [T] fp32, see `nn.attention.KeyValues`; None where each state stands for itself.
     """
 
     states: Tensor
     visual: tuple[bool, ...]
     kept: tuple[Tensor, ...]
     latents: tuple[Tensor, ...]
+    log_weight: Tensor | None = None
 
     @classmethod
     def of(
-        cls, prompt: PromptPrefix, words: ChatTokenizer, kept: Sequence[Tensor], latents: Sequence[Tensor]
+        cls,
+        prompt: PromptPrefix,
+        words: ChatTokenizer,
+        kept: Sequence[Tensor],
+        latents: Sequence[Tensor],
+        log_weight: Tensor | None = None,
     ) -> PromptStates:
-        """Cut a finished prompt, one that ends in `<img>`."""
+        """Cut a finished prompt, one that ends in `<img>`; log_weight [ΣK] is that of its visual tokens."""
         turn = words.turn_of_user(prompt.ids)
         visual = tuple(token == words.visual for token in prompt.ids[turn:])
-        return cls(prompt.states[turn:], visual, tuple(kept) if prompt.kept is None else prompt.kept, tuple(latents))
+        chosen = tuple(kept) if prompt.kept is None else prompt.kept
+        weight = None
+        if log_weight is not None and any(visual):
+            weight = log_weight.new_zeros(len(visual))
+            weight[torch.tensor(visual, device=weight.device)] = log_weight
+        return cls(prompt.states[turn:], visual, chosen, tuple(latents), weight)
 
     def embedded(self, dit: Transformer, config: InternVLUConfig, grid: Grid) -> DiTConditioning:
         """The prompt as one CFG branch of the DiT, which will make a latent of grid (h, w)."""
@@ -139,6 +152,7 @@ class PromptStates:
             pictures=dit.img_in(clean.to(self.states)),
             context=dit.embed_context(self.states),
             rotation=rotation(torch.cat((places, context)).to(device), config.dit_rope_axes),
+            log_weight=None if self.log_weight is None else F.pad(self.log_weight, (len(places), 0)),
         )
 
 
@@ -194,7 +208,12 @@ class InternVLUReading(Reading):
         self.prefixes = {task: prompt.to(device) for task, prompt in self.prefixes.items()}
         latents = tuple(picture.latent for picture in self.encoding.pictures if picture.latent is not None)
         self.unguided = tuple(
-            replace(states, states=states.states.to(device), latents=latents if states.latents else ())
+            replace(
+                states,
+                states=states.states.to(device),
+                latents=latents if states.latents else (),
+                log_weight=None if states.log_weight is None else states.log_weight.to(device),
+            )
             for states in self.unguided
         )
 
@@ -271,7 +290,7 @@ class Prefiller:
             found = []
             for turn, shown in turns:
                 ids = self.words.ids(render(SYSTEM[task], turn, shown, opens_image=True, written=False))
-                of_pictures = (reading.kept, latents) if shown else ((), ())
+                of_pictures = (reading.kept, latents, reading.log_weight) if shown else ((), ())
                 found.append(PromptStates.of(self.prompt(reading, task, ids), self.words, *of_pictures))
             reading.unguided = tuple(found)
         return reading.unguided
