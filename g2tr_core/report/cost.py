@@ -1,4 +1,4 @@
-"""What prefilling costs, counted layer by layer.
+"""What prefilling and a denoising step cost, counted layer by layer.
 
 Operations count a multiplication and an addition as two. In a layer, a block of n new tokens behind p cached ones
 costs
@@ -9,6 +9,11 @@ W being the weights of the layer's matrices that one token passes (q, k, v, o, g
 attended pairs: n · (p + n) for a picture block, n · p + n · (n + 1) / 2 for a causal text block. n and p may differ
 from layer to layer, where a method drops rows inside the decoder. Every layer counts whole, though prefill leaves the
 last one's output out. Encoders are not in it; their time is in the report's `ms`.
+
+A denoising step is one more such block, which sees itself and everything before it and is not kept. So in every layer
+n new latent rows behind p cached ones cost 2 · n · W + 4 · n · (p + n) · heads · head_dim; a diffusion transformer
+without a cache has p = 0. That is one evaluation of the network for the CFG branch that sees everything. Embeddings,
+modulation by time and the output layer, a fraction of a percent at released sizes, are not in it.
 
 Token weights that travel in extra channels (`nn.attention`) widen the attention of the block that has them and of all
 behind it: head_dim + 8 there. As a bias they are one addition a pair, which is not counted, like the softmax.
@@ -56,8 +61,23 @@ class PrefilledBlock:
 
 
 @dataclass(frozen=True)
+class StepCost:
+    """One evaluation of the network that makes a picture, for the CFG branch that sees everything.
+
+    Args:
+        rows: that it attends to, its own included; averaged over the layers.
+        flops: its operations.
+        weight_flops: how many of those after the reduction are there for token weights.
+    """
+
+    rows: Change
+    flops: Change
+    weight_flops: int = 0
+
+
+@dataclass(frozen=True)
 class DecoderCost:
-    """What one token costs in a layer of a decoder.
+    """What one token costs in a layer of a decoder, or of a diffusion transformer.
 
     Args:
         layers: how many there are.
@@ -104,6 +124,17 @@ class DecoderCost:
         """How many of the operations after the reduction are there for token weights."""
         plain = [replace(block, weighted=False) for block in blocks]
         return self.prefill_flops(blocks).after - self.prefill_flops(plain).after
+
+    def step(self, context: Sequence[PrefilledBlock], own: PrefilledBlock) -> StepCost:
+        """A denoising step of the rows `own` behind a context."""
+        seen = [*context, own]
+        before, after = self.prefill_flops(context), self.prefill_flops(seen)
+        left = sum(sum(block.after) for block in seen)
+        return StepCost(
+            Change(sum(block.before for block in seen), round(left / self.layers)),
+            Change(after.before - before.before, after.after - before.after),
+            self.weight_flops(seen) - self.weight_flops(context),
+        )
 
     def kept_bytes(self, blocks: Sequence[PrefilledBlock]) -> Change:
         """Bytes of the keys and values of all blocks."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .cost import Change, DecoderCost, PrefilledBlock
+from .cost import Change, DecoderCost, PrefilledBlock, StepCost
 
 
 @dataclass
@@ -15,7 +15,9 @@ class Report:
 
     `visual_tokens` counts ViT tokens of all pictures; `kv_bytes` and `prefill_flops` cover the whole main context that
     the result was made from, texts and latents included. `ms` is wall time by stage, spent for *this* result: a stage
-    that was reused is missing. `notes` says in words what the numbers mean for the user.
+    that was reused is missing. `notes` says in words what the numbers mean for the user. `step_rows` and `step_flops`
+    are those of a denoising step (`StepCost`), 0 where no picture is made; those of a reading for an edit lack the
+    instruction, which is not known yet.
     """
 
     visual_tokens: Change = field(default_factory=Change)
@@ -23,22 +25,41 @@ class Report:
     prefill_flops: Change = field(default_factory=Change)
     ms: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    step_rows: Change = field(default_factory=Change)
+    step_flops: Change = field(default_factory=Change)
 
     @classmethod
     def of(
-        cls, cost: DecoderCost, blocks: Sequence[PrefilledBlock], visual_tokens: Change, ms: dict[str, float]
+        cls,
+        cost: DecoderCost,
+        blocks: Sequence[PrefilledBlock],
+        visual_tokens: Change,
+        ms: dict[str, float],
+        step: StepCost | None = None,
     ) -> Report:
-        """What a result behind these blocks cost."""
-        return cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms)
+        """What a result behind these blocks cost; `step` where it is a picture or a reading for one."""
+        report = cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms)
+        return report if step is None else replace(report, step_rows=step.rows, step_flops=step.flops)
 
-    def note_weight_cost(self, flops: int) -> None:
-        """Say what token weights cost, so that nobody takes the saving for one before them. Silent where nothing."""
-        if flops:
-            net = operations(max(0, self.prefill_flops.before - self.prefill_flops.after))
-            self.notes.append(
-                f"Token weights add {operations(flops)} to the attention of the prefill. They are counted: "
-                f"{net} are saved net."
-            )
+    @property
+    def makes_picture(self) -> bool:
+        """Whether a denoising step belongs to what it counts."""
+        return self.step_flops.before > 0
+
+    def note_weight_cost(self, flops: int, step_flops: int = 0) -> None:
+        """Say what token weights cost, so that nobody takes the saving for one before them. Silent where nothing.
+
+        Args:
+            flops: that they add to the prefill.
+            step_flops: that they add to a denoising step.
+        """
+        added = [(flops, self.prefill_flops, "the prefill"), (step_flops, self.step_flops, "a denoising step")]
+        added = [each for each in added if each[0]]
+        if added:
+            costs = " and ".join(f"{operations(count)} to the attention of {what}" for count, _, what in added)
+            saved = [(max(0, change.before - change.after), what) for _, change, what in added]
+            net = " and ".join(f"{operations(count)} of {what}" for count, what in saved)
+            self.notes.append(f"Token weights add {costs}. They are counted: {net} are saved net.")
 
     def note_encode_cost(self) -> None:
         """Say so where the autoencoder and the reduction took longer than the shorter prefill saves.
@@ -62,16 +83,16 @@ class Report:
         return replace(self, ms=ms, notes=earlier.notes + self.notes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON; a denoising step's only where a picture is made."""
         changes = {
-            name: {"before": change.before, "after": change.after}
-            for name, change in (
-                ("visual_tokens", self.visual_tokens),
-                ("kv_bytes", self.kv_bytes),
-                ("prefill_flops", self.prefill_flops),
-            )
+            "visual_tokens": self.visual_tokens,
+            "kv_bytes": self.kv_bytes,
+            "prefill_flops": self.prefill_flops,
         }
-        return {**changes, "ms": {stage: round(ms, 3) for stage, ms in self.ms.items()}, "notes": self.notes}
+        if self.makes_picture:
+            changes |= {"step_rows": self.step_rows, "step_flops": self.step_flops}
+        counts = {name: {"before": change.before, "after": change.after} for name, change in changes.items()}
+        return {**counts, "ms": {stage: round(ms, 3) for stage, ms in self.ms.items()}, "notes": self.notes}
 
     def as_text(self) -> str:
         """A table for people."""
@@ -85,6 +106,12 @@ class Report:
                 self.prefill_flops,
             ),
         ]
+        if self.makes_picture:
+            step = self.step_flops
+            rows += [
+                ("rows of a step", f"{self.step_rows.before:,}", f"{self.step_rows.after:,}", self.step_rows),
+                ("denoising step", operations(step.before), operations(step.after), step),
+            ]
         lines = [f"{'':14} {'full':>14} {'reduced':>14} {'':>7}"]
         lines += [f"{name:14} {before:>14} {after:>14} {change.factor:6.2f}x" for name, before, after, change in rows]
         lines += ["time: " + ", ".join(f"{stage} {ms:,.0f} ms" for stage, ms in self.ms.items())]

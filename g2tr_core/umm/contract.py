@@ -27,7 +27,7 @@ from ..nn.attention import weight_channels
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
 from ..reduction.checks import check_dense
-from ..report import Change, DecoderCost, PrefilledBlock, Report
+from ..report import Change, DecoderCost, PrefilledBlock, Report, StepCost
 from ..run import Progress, Run, check_finite, inference
 from .memory_estimate import MemoryEstimate
 from .pruning import in_decoder
@@ -228,7 +228,10 @@ class UnifiedModel(ABC, Generic[R, C]):
         reading = self.new_reading(encoded, reduction, reduced)
         reading.priority = wanted
         blocks = self.prefill(reading, purpose, think, run)
-        reading.report = self.report(reading, blocks, run)
+        step = None
+        if purpose == "edit" and blocks and reading.size is not None:  # as far as it is known before the instruction
+            step = self.step_cost(reading, "edit", blocks, self.latent_grid(reading.size))
+        reading.report = self.report(reading, blocks, run, step=step)
         if encoded is not inputs:
             reading.report.ms = {**encoded.ms, **reading.report.ms}
         if in_decoder(reduction) is not None:
@@ -236,7 +239,7 @@ class UnifiedModel(ABC, Generic[R, C]):
                 f"The method {reduction.method} chooses visual tokens by the prompt: every prompt reads them anew."
             )
         reading.report.notes += reading.budget_notes
-        reading.report.note_weight_cost(self.cost.weight_flops(blocks))
+        reading.report.note_weight_cost(self.cost.weight_flops(blocks), 0 if step is None else step.weight_flops)
         if purpose == "answer":
             reading.report.note_encode_cost()
         return reading
@@ -355,10 +358,15 @@ class UnifiedModel(ABC, Generic[R, C]):
         return picture.latent
 
     def report(
-        self, reading: R, blocks: Sequence[PrefilledBlock], run: Run, visual_tokens: Change | None = None
+        self,
+        reading: R,
+        blocks: Sequence[PrefilledBlock],
+        run: Run,
+        visual_tokens: Change | None = None,
+        step: StepCost | None = None,
     ) -> Report:
         """What a result behind these blocks of the main context cost."""
-        return Report.of(self.cost, blocks, visual_tokens or reading.visual_tokens, run.ms)
+        return Report.of(self.cost, blocks, visual_tokens or reading.visual_tokens, run.ms, step)
 
     # --- what a model says of itself ---------------------------------------------------------------------------------
 
@@ -402,6 +410,10 @@ class UnifiedModel(ABC, Generic[R, C]):
     @abstractmethod
     def denoiser(self, grid: Grid) -> Denoiser[C]:
         """The velocity of latents of (h, w)."""
+
+    @abstractmethod
+    def step_cost(self, reading: R, task: ImageTask, blocks: Sequence[PrefilledBlock], grid: Grid) -> StepCost:
+        """What one evaluation of the denoiser costs beside these blocks of the main context, for a latent of (h, w)."""
 
     @abstractmethod
     def latent_grid(self, size: Size) -> Grid:
@@ -484,7 +496,8 @@ class UnifiedModel(ABC, Generic[R, C]):
             decoded = [self.decode_latent(latent, notes) for latent in latents]
         for picture in decoded:
             check_finite(picture, "picture", self.compute_dtype)
-        report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens)
+        step = self.step_cost(reading, task, conditioned.blocks, grid)
+        report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens, step)
         made_at = decoded[0].shape[2], decoded[0].shape[1]
         report.notes += [*conditioned.notes, *dict.fromkeys(notes), *_size_notes(size, made_at, reading.size)]
         return [

@@ -83,8 +83,11 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_report(report: dict[str, Any], stages: set[str]) -> None:
-    assert set(report) == {"visual_tokens", "kv_bytes", "prefill_flops", "ms", "notes"}
-    for quantity in ("visual_tokens", "kv_bytes", "prefill_flops"):
+    """A denoising step is in it where there was one."""
+    counts = {"visual_tokens", "kv_bytes", "prefill_flops"}
+    counts |= {"step_rows", "step_flops"} if "denoise" in stages else set()
+    assert set(report) == {*counts, "ms", "notes"}
+    for quantity in counts:
         assert set(report[quantity]) == {"before", "after"}
     assert stages <= set(report["ms"])
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from g2tr_core.checkpoints.tokenizer import encode
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
@@ -121,6 +122,57 @@ def test_vit_attention_is_supplied_to_methods_that_need_it(
     assert received.std() > 0 and "vae_encode" not in reading.report.ms
     # What all tokens receive of all attention is 1 a query; InternViT's class token takes its share.
     assert 0.5 < float(received.sum()) <= 1 + 1e-4
+
+
+def _attended(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Operations of attention between these shapes; PyTorch's counter does not know the CPU's kernel."""
+    return sdpa_flop_count(query, key, value)
+
+
+@torch.inference_mode()
+def test_a_step_costs_what_the_report_says(model: UnifiedModel) -> None:
+    """Operators are counted as they run; embeddings and modulation, left out of the report, do not depend on tokens."""
+    counted, said = [], []
+    for ratio in (1.0, 0.3):
+        reading = model.read([PHOTO, SCENE], Reduction(ratio, 1), purpose="edit")
+        grid = model.latent_grid((64, 48))
+        conditioned = model.condition(reading, "edit", "Red.", QUICK, None, grid, Run(model.device))
+        noise, context = torch.randn(1, 16, *grid), conditioned.branches.contexts[:1]
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        flops = FlopCounterMode(display=False, custom_mapping={kernel: _attended})
+        with flops:
+            model.denoiser(grid).forward(noise, torch.ones(1), context)
+        counted.append(flops.get_total_flops())
+        report = model.edit(reading, "Red.", QUICK, size=(64, 48)).report
+        said.append(report)
+        rows = round(ratio * reading.visual_tokens.before)
+        assert report.step_rows.before - report.step_rows.after == reading.visual_tokens.before - rows
+    assert said[0].step_flops.before == said[0].step_flops.after == said[1].step_flops.before
+    assert counted[0] - counted[1] == said[1].step_flops.before - said[1].step_flops.after
+    assert said[0].step_flops.before == pytest.approx(counted[0], rel=0.05)
+
+
+def test_reports_tell_of_a_step_where_a_picture_is_made(model: UnifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = model.read(PHOTO, HALF, purpose="edit")
+    made = model.edit(reading, "Red.", QUICK)
+    for report in (reading.report, made.report, made.report.after(reading.report)):
+        assert report.step_rows.factor > 1 and report.step_flops.factor > 1
+        assert "denoising step" in report.as_text() and report.as_dict()["step_rows"]["after"] > 0
+    more = made.report.step_rows.after - reading.report.step_rows.after
+    assert more == made.report.step_rows.before - reading.report.step_rows.before > 0, "the instruction comes later"
+    imagined = model.imagine("A cup.", QUICK, size=(32, 32)).report
+    assert imagined.step_flops.before == imagined.step_flops.after > 0
+    asked = model.read(PHOTO, HALF)
+    for report in (asked.report, model.answer(asked, "What?", decoding=SHORT).report):
+        assert "step" not in report.as_text() and not {"step_rows", "step_flops"} & set(report.as_dict())
+    weighted = Reduction(0.5, 1, token_weights=True)
+    bias = model.edit(model.read(PHOTO, weighted, purpose="edit"), "Red.", QUICK).report
+    for module in ("contract", "internvlu.model"):
+        monkeypatch.setattr(f"g2tr_core.umm.{module}.weight_channels", lambda *_: 8)
+    reading = model.read(PHOTO, weighted, purpose="edit")
+    assert "of a denoising step are saved net" in reading.report.notes[-1]
+    channels = model.edit(reading, "Red.", QUICK).report
+    assert channels.step_flops.before == bias.step_flops.before and channels.step_flops.after > bias.step_flops.after
 
 
 def test_seeds_made_together_are_the_pictures_of_each_seed(model: UnifiedModel) -> None:

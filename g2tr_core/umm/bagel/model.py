@@ -16,7 +16,7 @@ from ...nn.decoder import TextWriter
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify, unpatchify
 from ...reduction import Reduced, Reduction, pool_latent
-from ...report import Change, PrefilledBlock
+from ...report import Change, PrefilledBlock, StepCost
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
@@ -139,6 +139,14 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
         """The velocity of latents of (h, w)."""
         tokens = self._token_grid(grid)
         return BagelDenoiser(self.network, tokens, self._latent_positions(tokens))
+
+    def step_cost(
+        self, reading: BagelReading, task: ImageTask, blocks: Sequence[PrefilledBlock], grid: Grid
+    ) -> StepCost:
+        """The noisy latent between its markers, behind the cached context."""
+        height, width = self._token_grid(grid)
+        rows = height * width + 2
+        return self.cost.step(blocks, PrefilledBlock(rows, (rows,) * self.config.layers, causal=False))
 
     def latent_grid(self, size: Size) -> Grid:
         """(h, w) of the latent."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from ...generation.flow import Branches
 from ...generation.guidance import damped
 from ...generation.settings import Decoding, Guidance, Sampling
+from ...nn.attention import weight_channels
 from ...reduction import Reduced, Reduction
-from ...report import Change, PrefilledBlock
+from ...report import Change, DecoderCost, PrefilledBlock, StepCost
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
@@ -29,7 +30,7 @@ from .network import InternVLUNetwork
 from .prefix import InternVLUReading, Prefiller, PromptPrefix, PromptStates
 from .preprocess import Prepared as InternVLUPrepared
 from .preprocess import largest_square, latent_grid_for, prepare
-from .prompts import Task, check_special
+from .prompts import NOTHING, SYSTEM, Task, check_special, render
 from .vae import Autoencoder, to_pixels
 
 if TYPE_CHECKING:
@@ -153,6 +154,28 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
         """The velocity of latents of (h, w)."""
         decoder = self.network.generation_decoder.decoder
         return InternVLUDenoiser(decoder, self.config.latent_patch, self.compute_dtype)
+
+    @property
+    def dit_cost(self) -> DecoderCost:
+        """What one row costs in a layer of the DiT, be it of an image or a state."""
+        config = self.config
+        weights = 13 * config.dit_size**2  # q with its gate 2, k, v and the output 1 each, the MLP 4 + 4
+        channels = weight_channels(self.device, self.compute_dtype, config.dit_head_dim)
+        return DecoderCost(config.dit_layers, weights, config.dit_size, 0, config.dit_heads * channels)
+
+    def step_cost(
+        self, reading: InternVLUReading, task: ImageTask, blocks: Sequence[PrefilledBlock], grid: Grid
+    ) -> StepCost:
+        """The noisy latent, the clean ones of all pictures and the states from the user's turn on, all anew."""
+        grids = [grid, *(self.latent_grid(picture.prepared.size) for picture in reading.encoding.pictures)]
+        latents = sum(height * width for height, width in grids) // self.config.latent_patch**2
+        # The system message is for the language model alone, see `PromptStates`.
+        system = self.words.turn_of_user(self.words.ids(render(SYSTEM[task], NOTHING, [], opens_image=False)))
+        before = latents - system + sum(block.before for block in blocks)
+        after = latents - system + sum(block.after[-1] for block in blocks)
+        weighted = any(block.weighted for block in blocks)
+        own = PrefilledBlock(before, (after,) * self.config.dit_layers, causal=False, weighted=weighted)
+        return self.dit_cost.step([], own)
 
     def latent_grid(self, size: Size) -> Grid:
         """(h, w) of the latent."""

@@ -191,6 +191,25 @@ def test_flops_are_those_of_the_formula_at_full_size() -> None:
     assert (kept.before, kept.after) == (13 * 57_344, (2 * 13 + 26 * 8) * 2048)
 
 
+def test_a_step_costs_what_the_formula_says() -> None:
+    """Four references at 1024 pixels, at full size: 36,000 rows, of which a tenth of the visual tokens leaves half."""
+    from g2tr_core.report import Change, DecoderCost, PrefilledBlock
+    from g2tr_core.umm.bagel.config import BagelConfig
+
+    plain, wide = (DecoderCost.of(BagelConfig(), 2, channels) for channels in (0, 8))
+    latent = PrefilledBlock(4098, (4098,) * 28, causal=False)
+    visual = PrefilledBlock(4902, (492,) * 28, causal=False, weighted=True)
+    step = plain.step([latent, visual] * 4, latent)
+    past = Change(4 * 9000, 4 * 4590)
+    assert (step.rows, step.weight_flops) == (Change(past.before + 4098, past.after + 4098), 0)
+    linear, pair = 2 * 4098 * 6_525_288_448, 4 * 4098 * 100_352
+    assert step.flops == Change(linear + pair * step.rows.before, linear + pair * step.rows.after)
+    weighed = wide.step([latent, visual] * 4, latent)
+    assert weighed.weight_flops == weighed.flops.after - step.flops.after == 4 * 4098 * step.rows.after * 28 * 224
+    pruned = PrefilledBlock(10, (10,) * 14 + (5,) * 14, causal=False)
+    assert plain.step([pruned], latent).rows == Change(4108, 4106), "averaged over the layers"
+
+
 def test_flops_count_what_token_weights_add() -> None:
     """Where they travel in channels: a latent before the picture is as it was, the picture and the text are wider."""
     from g2tr_core.report import DecoderCost, PrefilledBlock
