@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import runpy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -155,25 +154,6 @@ class Call:
         return torch.ones(new, rows, dtype=torch.bool, device=self.query.device).triu(rows - new + 1)
 
 
-def lap(action: Way, device: torch.device, calls: int) -> float:
-    """Milliseconds a call: of this process on a CPU, between two events of the device elsewhere."""
-    if device.type == "cpu":
-        start = time.process_time()
-        for _ in range(calls):
-            action()
-        return (time.process_time() - start) * 1e3 / calls
-    module = torch.get_device_module(device)
-    before, after = (module.Event(enable_timing=True) for _ in range(2))
-    module.synchronize(device)
-    before.record()
-    for _ in range(calls):
-        action()
-    after.record()
-    after.synchronize()
-    elapsed: float = before.elapsed_time(after)
-    return elapsed / calls
-
-
 def measure(call: Call, repeats: int) -> tuple[list[float], dict[str, list[float] | None]]:
     """Times without weights, and of each way as ratios to these; None for a way that this device refuses."""
     device, actions = call.query.device, {"": call.plain, **call.ways()}
@@ -188,10 +168,10 @@ def measure(call: Call, repeats: int) -> tuple[list[float], dict[str, list[float
     calls = 1 if call.query.shape[0] > 64 else 10
     times: dict[str, list[float]] = {name: [] for name in actions}
     for way in actions.values():
-        lap(way, device, calls)
+        common.lap(way, device, calls)
     for _ in range(repeats):
         for name, way in actions.items():
-            times[name].append(lap(way, device, calls))
+            times[name].append(common.lap(way, device, calls))
     plain = times.pop("")
     ratios = {name: [x / y for x, y in zip(own, plain, strict=True)] for name, own in times.items()}
     return plain, {name: ratios.get(name) for name in call.ways()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cosine import comparable, dot_products, inverse_norms
+from .cosine import dot_products, finite_or_zero, inverse_norms
 from .masks import tier_and_bonus
 from .merging import merge_tokens
 
@@ -34,8 +34,8 @@ def select_by_matching(features: Tensor, count: int, priority: Tensor | None = N
         [K] int64 token indices, ascending.
     """
     tokens, device = len(features), features.device
-    finite = features.isfinite().all(dim=1)  # [N]
-    whole = comparable(features.masked_fill(~finite[:, None], 0.0)).float()
+    whole, finite = finite_or_zero(features)  # [N, C], [N]
+    whole = whole.float()
     whole = whole * inverse_norms(whole)[:, None]  # [N, C] of length 1
     tier, bonus = tier_and_bonus(priority, whole[:, 0])  # [N] each
     rank = 2 * tier - (~finite).long()  # [N]

@@ -21,12 +21,21 @@ def comparable(vectors: Tensor) -> Tensor:
     Returns:
         [R, C] in the same dtype. Zero rows and rows that are not finite stay as they are.
     """
-    if vectors.dtype == torch.float16:
-        return vectors  # whose squares fp32 holds
-    largest = torch.maximum(vectors.amax(dim=1, keepdim=True), -vectors.amin(dim=1, keepdim=True)).float()  # [R, 1]
-    _, exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0))
-    scale = torch.ldexp(torch.ones_like(largest), (1 - exponent).clamp(-126, 126))  # [R, 1]; beyond, fp32 has no power
-    return vectors * scale.to(vectors.dtype)
+    return _scaled(vectors, _largest(vectors))
+
+
+def finite_or_zero(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """`comparable` rows, ready for several products, and 0 in place of those that are not finite.
+
+    Args:
+        vectors: [R, C]; fp32, bf16 or fp16.
+
+    Returns:
+        [R, C] in the dtype that `dot_products` multiplies; and [R] bool, which rows are finite.
+    """
+    largest = _largest(vectors)  # [R, 1], not finite where any channel is not
+    finite = largest.isfinite()
+    return multipliable(_scaled(vectors, largest).masked_fill_(~finite, 0.0)), finite[:, 0]
 
 
 def inverse_norms(vectors: Tensor) -> Tensor:
@@ -42,6 +51,11 @@ def inverse_norms(vectors: Tensor) -> Tensor:
     return norms.clamp_min(1e-12).reciprocal()
 
 
+def multipliable(vectors: Tensor) -> Tensor:
+    """In the dtype that `dot_products` multiplies, so that rows of several products are converted once."""
+    return vectors if _sums_in_fp32(vectors) else vectors.float()
+
+
 def dot_products(left: Tensor, right: Tensor) -> Tensor:
     """Dot product of every row of `left` with every row of `right`.
 
@@ -55,6 +69,20 @@ def dot_products(left: Tensor, right: Tensor) -> Tensor:
     if _sums_in_fp32(left):
         return torch.mm(left, right.T, out_dtype=torch.float32)
     return left.float() @ right.float().T
+
+
+def _largest(vectors: Tensor) -> Tensor:
+    """The largest size of any channel: [R, C] -> [R, 1] fp32."""
+    return torch.maximum(vectors.amax(dim=1, keepdim=True), -vectors.amin(dim=1, keepdim=True)).float()
+
+
+def _scaled(vectors: Tensor, largest: Tensor) -> Tensor:
+    """A copy of rows whose largest channels are given, as `comparable` scales them."""
+    if vectors.dtype == torch.float16:
+        return vectors.clone()  # whose squares fp32 holds
+    _, exponent = torch.frexp(largest.nan_to_num(1.0, 1.0))
+    scale = torch.ldexp(torch.ones_like(largest), (1 - exponent).clamp(-126, 126))  # [R, 1]; beyond, fp32 has no power
+    return vectors * scale.to(vectors.dtype)
 
 
 def _sums_in_fp32(left: Tensor) -> bool:

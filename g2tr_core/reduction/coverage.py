@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cosine import comparable, dot_products, inverse_norms
+from .cosine import dot_products, finite_or_zero, inverse_norms
 from .greedy import select_one_by_one
 from .masks import tier_and_bonus
 
@@ -24,8 +24,7 @@ def select_facilities(features: Tensor, count: int, priority: Tensor | None = No
     Returns:
         [K] int64 token indices, ascending.
     """
-    finite = features.isfinite().all(dim=1)  # [N]
-    whole = comparable(features.masked_fill(~finite[:, None], 0.0))  # [N, C]
+    whole, finite = finite_or_zero(features)  # [N, C], [N]
     scale = inverse_norms(whole)  # [N]
     cosines = dot_products(whole, whole).mul_(scale).mul_(scale[:, None])  # [N, N]
     tier, bonus = tier_and_bonus(priority, scale)  # [N] each

@@ -79,7 +79,9 @@ def tier_and_bonus(priority: Tensor | None, like: Tensor) -> tuple[Tensor, Tenso
     Returns:
         [N] int64: 1 protected, 0 ordinary, -1 sacrificed; and [N] fp32, 0 unless ordinary.
     """
-    value = torch.zeros_like(like) if priority is None else priority.float().nan_to_num(0.0).clamp(-1.0, 1.0)
+    if priority is None:
+        return torch.zeros_like(like, dtype=torch.long), torch.zeros_like(like)
+    value = priority.float().nan_to_num(0.0).clamp(-1.0, 1.0)
     tier = (value == 1).long() - (value == -1).long()
     return tier, value - tier
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cosine import comparable, dot_products, inverse_norms
+from .cosine import comparable, dot_products, inverse_norms, multipliable
 
 # fp32 rounding moves a cosine this much, differently on each device and even from column to column of one product.
 _TIE = 1e-6
@@ -30,11 +30,12 @@ def nearest_kept(features: Tensor, keep: Tensor) -> Tensor:
     tokens, device = len(features), features.device
     is_kept = torch.zeros(tokens, dtype=torch.uint8, device=device).index_fill_(0, keep, 1)  # [N]
     dropped = is_kept.argsort(stable=True)[: tokens - len(keep)]  # [D]; nonzero would wait for the device
-    dropped_features, kept_features = comparable(features[dropped]), comparable(features[keep])  # [D, C], [K, C]
+    whole = multipliable(comparable(features))  # [N, C]
+    scale = inverse_norms(whole)  # [N]
 
     # The length of a dropped token is common to its row of cosines and does not change their order.
-    similarity = dot_products(dropped_features, kept_features).mul_(inverse_norms(kept_features))  # [D, K]
-    enough = similarity.amax(dim=1) - _TIE / inverse_norms(dropped_features)  # [D]
+    similarity = dot_products(whole[dropped], whole[keep]).mul_(scale[keep])  # [D, K]
+    enough = similarity.amax(dim=1) - _TIE / scale[dropped]  # [D]
     first = (similarity >= enough[:, None]).view(torch.uint8).argmax(dim=1)  # [D]
     return torch.arange(tokens, device=device).scatter_(0, dropped, keep[first])
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .anchors import cell_of_each_token
-from .cosine import comparable, dot_products, inverse_norms
+from .cosine import dot_products, finite_or_zero, inverse_norms
 from .masks import tier_and_bonus
 
 ROUNDS = 8
 _TIE = 1e-6  # fp32 rounding moves a cosine this much; gains this close are equal, and the lowest index wins
 _KEPT, _TIER = 2**24, 2**26  # above all gains in units of _TIE, and above what is kept
+_NOTHING = -(2**62)  # below what any token is worth
 
 
 def select_in_rounds(
@@ -43,50 +43,57 @@ def select_in_rounds(
     Returns:
         [K] int64 token indices, ascending.
     """
-    finite = features.isfinite().all(dim=1)  # [N]
-    whole = comparable(features.masked_fill(~finite[:, None], 0.0))  # [N, C]
+    whole, finite = finite_or_zero(features)  # [N, C], [N]
     scale = inverse_norms(whole)  # [N]
     tier, bonus = tier_and_bonus(priority, scale)  # [N] each
     rank = _TIER * (2 * tier - (~finite).long())  # [N]: a broken token comes after its tier and before the next
     mean = (whole.float() * scale[:, None]).mean(dim=0, keepdim=True)  # [1, C]
     typical = dot_products(whole.float(), mean)[:, 0] * scale * inverse_norms(mean)  # [N]
 
-    kept = torch.zeros_like(finite)  # [N]
+    def ties(likeness: Tensor) -> Tensor:  # [N] -> [N], the gain of a token that is so like what is kept
+        gain = 1 - likeness
+        return _in_ties(gain if priority is None else gain + bonus)
+
+    # One number orders tokens: rank, then gain, then the lower index, as the place from the end.
+    tokens = len(finite)
+    order = rank * tokens + torch.arange(tokens - 1, -1, -1, device=rank.device)  # [N], but for the gain
     nearest = torch.full_like(scale, -1.0)  # [N], highest cosine with a kept token
-    taken = 0
-    for number in range(rounds + 1):
-        gain = 1 + typical if number == 0 else 1 - nearest  # [N]
-        worth = rank + _in_ties(gain + bonus)  # [N]
-        cells = (1, 1) if number == 0 else _cells(grid, 1 + (count - 1) * number // rounds - taken)
-        if cells is None:
-            continue
-        best = _best_of_each_cell(worth.masked_fill(kept, -4 * _TIER), grid, cells)  # [cells]
+    sizes = _rounds(grid, count, rounds)
+    for number, ((rows, columns), cell) in enumerate(zip(sizes, _cells_of(grid, sizes, rank.device), strict=True)):
+        worth = torch.add(order, ties(-typical if number == 0 else nearest), alpha=tokens)  # [N]
+        highest = worth.new_full((rows * columns,), _NOTHING).scatter_reduce_(0, cell, worth, "amax")  # [cells]
+        place = highest % tokens
+        best = tokens - 1 - place  # [cells], one token of each
         cosines = dot_products(whole, whole[best]).mul_(scale[:, None]).mul_(scale[best])  # [N, cells]
         nearest = torch.maximum(nearest, cosines.amax(dim=1))
-        kept = kept.index_fill(0, best, True)
-        taken += len(best)
-    worth = rank + _KEPT * kept + _in_ties(1 - nearest + bonus)  # [N]
-    return worth.argsort(descending=True, stable=True)[:count].sort().values
+        order.scatter_(0, best, place - 4 * _TIER * tokens)  # behind all that are not kept
+    kept = order < -3 * _TIER * tokens  # [N]
+    return (rank + _KEPT * kept + ties(nearest)).argsort(descending=True, stable=True)[:count].sort().values
 
 
-def _cells(grid: tuple[int, int], most: int) -> tuple[int, int] | None:
-    """Rows and columns of at most so many cells, about as wide as high; None where there is none."""
-    if most < 1:
-        return None
-    rows = min(grid[0], most, max(1, round((most * grid[0] / grid[1]) ** 0.5)))
-    return rows, min(grid[1], most // rows)
+def _rounds(grid: tuple[int, int], count: int, rounds: int) -> list[tuple[int, int]]:
+    """Rows and columns of cells, about as wide as high, of each round that keeps something; the first has one."""
+    sizes = [(1, 1)]
+    for number in range(1, rounds + 1):
+        most = 1 + (count - 1) * number // rounds - sum(rows * columns for rows, columns in sizes)
+        if most >= 1:
+            rows = min(grid[0], most, max(1, round((most * grid[0] / grid[1]) ** 0.5)))
+            sizes.append((rows, min(grid[1], most // rows)))
+    return sizes
 
 
-def _best_of_each_cell(worth: Tensor, grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """The token of the highest worth in every cell, the lowest index of equals: [N] int64 -> [cells] int64."""
-    tokens, device = len(worth), worth.device
-    order = worth.argsort(descending=True, stable=True)  # [N]
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(tokens, device=device))  # [N]
-    cell = cell_of_each_token(grid, cells, device)  # [N]
-    first = place.new_full((cells[0] * cells[1],), tokens).scatter_reduce_(0, cell, place, "amin")
-    return order[first]
+def _cells_of(grid: tuple[int, int], sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
+    """The cell of every token in every round, [rounds, N] int64, as `anchors.cell_of_each_token`.
+
+    Rows and columns are worked out on the host, where that is a few microseconds, and copied without waiting.
+    """
+    rows, columns = torch.tensor(sizes).T[..., None]  # [rounds, 1] each
+    top = torch.arange(grid[0]) * rows // grid[0] * columns  # [rounds, h]
+    left = torch.arange(grid[1]) * columns // grid[1]  # [rounds, w]
+    top, left = (part.to(device, non_blocking=True) for part in (top, left))
+    return (top[:, :, None] + left[:, None]).flatten(1)
 
 
 def _in_ties(gain: Tensor) -> Tensor:
-    """Gains [N] fp32 in whole units of `_TIE`, int64, so that rounding decides nothing."""
-    return (gain.nan_to_num(0.0).clamp(-4.0, 4.0) / _TIE).round().long()
+    """Gains [N] fp32 of a size below 4 in whole units of `_TIE`, int64, so that rounding decides nothing."""
+    return (gain / _TIE).round().long()

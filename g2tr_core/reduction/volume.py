@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cosine import comparable, dot_products, inverse_norms
+from .cosine import dot_products, finite_or_zero, inverse_norms
 from .greedy import select_one_by_one
 from .masks import tier_and_bonus
 
@@ -39,8 +39,7 @@ def select_by_volume(
         [K] int64 token indices, ascending.
     """
     tokens, device = len(features), features.device
-    finite = features.isfinite().all(dim=1)  # [N]
-    whole = comparable(features.masked_fill(~finite[:, None], 0.0))  # [N, C]
+    whole, finite = finite_or_zero(features)  # [N, C], [N]
     scale = inverse_norms(whole)  # [N]
     if not unit:
         lengths = torch.linalg.vector_norm(features.masked_fill(~finite[:, None], 0.0).double(), dim=1)  # [N]
