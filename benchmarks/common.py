@@ -171,29 +171,41 @@ def random_model(name: str, device: torch.device) -> UnifiedModel:
 
 
 def random_internvlu(name: str, device: torch.device) -> InternVLU:
-    """A model of one of the `INTERNVLU_MODELS`."""
-    (config, base), dtype = INTERNVLU_MODELS[name], dtype_on(device)
-    words = ChatTokenizer.of(*find_tokenizer([INTERNVLU / "processor"], str(INTERNVLU)))
-    network = InternVLUNetwork(config, words.special, compute_dtype=dtype, device="meta", dtype=dtype)
-    network = _materialised(network, device)
-    vae = _materialised(VideoAutoencoder(base, device="meta").to(dtype), device)
-    return InternVLU(internvlu.Parts(config, network, vae, words), device)
+    """A model of one of the `INTERNVLU_MODELS`, with the embedded processor's tokenizer."""
+    return InternVLU(internvlu_parts(name, device), device)
 
 
 def random_bagel(name: str, device: torch.device) -> Bagel:
     """A model of one of the `MODELS`, with the embedded tokenizer."""
+    return Bagel(bagel_parts(name, device), device)
+
+
+def internvlu_parts(name: str, device: torch.device) -> internvlu.Parts:
+    """What `InternVLU` is made of; on the device `meta` without values."""
+    (config, base), dtype = INTERNVLU_MODELS[name], dtype_on(device)
+    words = ChatTokenizer.of(*find_tokenizer([INTERNVLU / "processor"], str(INTERNVLU)))
+    network = InternVLUNetwork(config, words.special, compute_dtype=dtype, device="meta", dtype=dtype)
+    vae = materialised(VideoAutoencoder(base, device="meta").to(dtype), device)
+    return internvlu.Parts(config, materialised(network, device), vae, words)
+
+
+def bagel_parts(name: str, device: torch.device) -> Parts:
+    """What `Bagel` is made of; on the device `meta` without values."""
     size, dtype = MODELS[name], dtype_on(device)
     words = load_tokenizer(CHECKPOINT)
     tokens = special_tokens(words, CHECKPOINT)
     network = BagelNetwork(size.config, tokens, compute_dtype=dtype, device="meta", dtype=dtype)
     with torch.device("meta"):
         vae = Autoencoder(size.vae_widths, size.vae_blocks)
-    parts = Parts(size.config, _materialised(network, device), _materialised(vae.to(dtype), device), words, tokens)
-    return Bagel(parts, device)
+    return Parts(size.config, materialised(network, device), materialised(vae.to(dtype), device), words, tokens)
 
 
-def _materialised(module: M, device: torch.device) -> M:
-    module.to_empty(device=device).requires_grad_(False).eval()
+def materialised(module: M, device: torch.device) -> M:
+    """A module with random weights, ones in its norms; on the device `meta` as it is."""
+    module.requires_grad_(False).eval()
+    if device.type == "meta":
+        return module
+    module.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in module.named_parameters():
         if parameter.ndim == 1 and name.endswith("weight"):  # of a norm

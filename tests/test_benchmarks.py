@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
@@ -16,6 +18,7 @@ from g2tr_core.generation.flow import Branches, guided_velocity
 from g2tr_core.generation.guidance import renormalised
 from g2tr_core.generation.settings import Sampling
 from g2tr_core.reduction import Reduction
+from g2tr_core.umm.bagel.config import BagelConfig
 from g2tr_core.umm.bagel.network import BagelDenoiser, BagelNetwork, SpecialTokens
 from tests.goldens import REPOSITORY
 
@@ -25,9 +28,10 @@ CPU = torch.device("cpu")
 @lru_cache
 def script(name: str) -> ModuleType:
     """A benchmark, loaded as `g2tr bench` does: by its path, with no package around it."""
-    spec = spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    module_name = f"g2tr_benchmark_{name}"
+    spec = spec_from_file_location(module_name, REPOSITORY / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
+    module = sys.modules[module_name] = module_from_spec(spec)  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
 
@@ -39,6 +43,38 @@ def script(name: str) -> ModuleType:
 def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(name).main(["--quick", "--device", "cpu", "--model", model]) == 0
     assert "\n| --- | ---:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["references", "selection"])
+def test_prints_tables_of_what_is_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script(name).main(["--quick", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("\n| --- | ---:") == {"references": 3, "selection": 2}[name]
+
+
+def test_four_references_cost_what_pytorch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the layers; the others are as these."""
+    references, common = script("references"), script("common")
+    size, meta = common.MODELS["7b"], torch.device("meta")
+    monkeypatch.setitem(common.MODELS, "7b", size._replace(config=replace(size.config, layers=2)))
+    bagel = references.OnCard(common.bagel_parts("7b", meta), meta)
+    whole, tenth = (references.edit(bagel, 1024, 4, Reduction(ratio, 1)) for ratio in (1.0, 0.1))
+    assert whole.report.visual_tokens.after == 19_600 and 36_000 < whole.context < 36_100
+    assert whole.report.step_flops.after == pytest.approx(whole.counted, rel=1e-3)
+    assert whole.counted - tenth.counted == tenth.report.step_flops.before - tenth.report.step_flops.after
+    assert tenth.context == whole.context - (19_600 - 1_960)
+    weighed = references.edit(bagel, 1024, 4, Reduction(0.1, 1, token_weights=True)).report.step_flops
+    assert tenth.report.step_flops.after < weighed.after < weighed.before, "weights cost less than what they are for"
+
+
+def test_methods_are_counted_at_full_size() -> None:
+    """A sequential method launches some operators a token, `spread` as many whatever it keeps."""
+    selection = script("selection")
+    scene = selection.Scene(BagelConfig(), 10, torch.float32, CPU)
+    spread, diverse = ([selection.count(scene, name, ratio) for ratio in (0.2, 0.8)] for name in ("spread", "diverse"))
+    assert spread[0].launches == spread[1].launches < 300
+    assert diverse[1].launches - diverse[0].launches == 13 * 60
+    assert spread[0].flops < spread[1].flops < diverse[0].flops + diverse[1].flops
+    assert all(counts.bytes > scene.features.nbytes for counts in (*spread, *diverse))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
