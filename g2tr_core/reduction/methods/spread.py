@@ -23,6 +23,6 @@ METHOD = AfterEncoder(
     title="Spread (ours)",
     summary="Keeps tokens that are unlike each other, and attends to each as to all that it stands for.",
     weighs=True,
-    colour="black",
+    colour="tab:orange",
     select=select,
 )

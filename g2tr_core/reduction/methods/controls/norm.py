@@ -22,7 +22,7 @@ METHOD = AfterEncoder(
     name="norm",
     summary="Control: the tokens of the largest norm.",
     audience="experiment",
-    colour="tab:orange",
+    colour="rosybrown",
     line=":",
     select=select,
 )
