@@ -30,8 +30,10 @@ from ...g2tr_core.umm.contract import UnifiedModel
 from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
 from ...g2tr_core.umm.registry import Purpose, Size
 from ...g2tr_core.umm.values import Answer, GeneratedImage
+from ..native.model import NativeModel, Wrappers, around_a_run
 from .encoder_cache import EncoderCache
 from .progress import Progress
+from .weights import bring_what_is_left
 
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 
@@ -53,7 +55,9 @@ class ManagedModel:
     ) -> None:
         self.model, self.name, self._caveat = model, name, caveat
         # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
-        self.patcher = comfy.model_patcher.CoreModelPatcher(model.network, model.device, offload_device)
+        native = NativeModel(model, offload_device)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(native, model.device, offload_device)
+        self.patcher.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, "g2tr", around_a_run)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
         self._encoder_cache = EncoderCache()
 
@@ -84,7 +88,7 @@ class ManagedModel:
         with self._ready(self.model.memory_estimate.reading(sizes, purpose)):
             encoding = self._encoded(pictures)
             reading = self.model.read(
-                encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self._progress()
+                encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self.progress()
             )
             self._encoder_cache.keep(pictures, reading.encoding)
         caveats = self.caveats(sizes)
@@ -93,7 +97,7 @@ class ManagedModel:
 
     def answer(self, reading: ManagedReading, question: str, decoding: Decoding, think: bool) -> Answer:
         """Answer a question about a reading."""
-        own, progress = self._own(reading), self._progress()
+        own, progress = self.own(reading), self.progress()
         with self._ready(self.model.memory_estimate.answering(own, decoding, think), reading):
             return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
@@ -101,7 +105,7 @@ class ManagedModel:
         self, reading: ManagedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
     ) -> GeneratedImage:
         """Edit the pictures of a reading."""
-        own, progress = self._own(reading), self._progress()
+        own, progress = self.own(reading), self.progress()
         with self._ready(self.model.memory_estimate.editing(own, size, sampling, think), reading):
             noise = replace(sampling, seed=noise_seed("edit", sampling.seed))
             return self.model.edit(own, instruction, noise, size=size, think=think, progress=progress)
@@ -109,7 +113,7 @@ class ManagedModel:
     def imagine(self, prompt: str, sampling: Sampling, size: Size, think: Decoding | None) -> GeneratedImage:
         """Generate a picture from a text."""
         with self._ready(self.model.memory_estimate.imagining(size, sampling, think)):
-            return self.model.imagine(prompt, sampling, size=size, think=think, progress=self._progress())
+            return self.model.imagine(prompt, sampling, size=size, think=think, progress=self.progress())
 
     @contextmanager
     def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
@@ -122,7 +126,7 @@ class ManagedModel:
             if patcher.loaded_size() < patcher.model_size():
                 patcher.load(patcher.load_device, full_load=True)
         if not self.patcher.is_dynamic():
-            _bring_what_is_left(self.patcher.model, self.patcher.load_device)
+            bring_what_is_left(self.patcher.model, self.patcher.load_device)
         self.model.device = self.patcher.load_device
         try:
             try:
@@ -134,6 +138,26 @@ class ManagedModel:
             mm.unload_all_models()
             mm.soft_empty_cache()
             raise
+
+    def prepare(self, prompt: Any, size: Size) -> None:
+        """Make the contexts of a `native.Prompt` once, so that a reading holds all that they start from."""
+        reading, sampling = prompt.reading, self.model.default_sampling(prompt.task)
+        if reading is None:
+            needed = self.model.memory_estimate.imagining(size, sampling, None)
+        else:
+            needed = self.model.memory_estimate.editing(self.own(reading), size, sampling, None)
+        with self._ready(needed, reading):
+            prompt.contexts(self.model.latent_grid(size))
+            prompt.forget()
+
+    @contextmanager
+    def vae_ready(self, memory_required: int) -> Iterator[None]:
+        """Have the manager load the autoencoder, and make room for so many bytes beside it."""
+        mm.load_models_gpu([self.vae_patcher], memory_required=memory_required)
+        if self.vae_patcher.loaded_size() < self.vae_patcher.model_size():
+            self.vae_patcher.load(self.vae_patcher.load_device, full_load=True)
+        self.model.device = self.vae_patcher.load_device
+        yield
 
     def _encoded(self, pictures: Sequence[Tensor]) -> EncodedInputs:
         """Pictures as the encoders see them, on the device."""
@@ -147,7 +171,7 @@ class ManagedModel:
             ms = Report(ms=encoding.ms).after(Report(ms=ms)).ms
         return EncodedInputs(tuple(items), ms)
 
-    def _own(self, reading: ManagedReading) -> Reading:
+    def own(self, reading: ManagedReading) -> Reading:
         """The core's reading; refuses that of another model."""
         if reading.owner is not self:
             raise SettingsError(
@@ -157,7 +181,8 @@ class ManagedModel:
             )
         return reading.reading
 
-    def _progress(self) -> Progress:
+    def progress(self) -> Progress:
+        """For one run of a node."""
         return Progress(self.model.latent_space)
 
 
@@ -259,13 +284,3 @@ def _quantised_operations(compute: torch.dtype) -> Any:
     """
     has_layouts = getattr(getattr(comfy, "quant_ops", None), "_CK_AVAILABLE", False)  # comfy_kitchen's
     return comfy.ops.mixed_precision_ops({}, compute) if has_layouts else None
-
-
-def _bring_what_is_left(network: nn.Module, device: torch.device) -> None:
-    """Move weights that belong to no layer of `comfy.ops`: the manager leaves them behind where it loads in part."""
-    for module in network.modules():
-        if hasattr(module, "comfy_cast_weights"):
-            continue
-        for name, weight in list(module.named_parameters(recurse=False)):
-            if weight.device != device:
-                setattr(module, name, nn.Parameter(weight.to(device), requires_grad=False))

@@ -49,6 +49,13 @@ def latent(scaled: Tensor, space: LatentSpace) -> dict[str, Tensor]:
     return {"samples": latents.process_out(batch(scaled, latents)).to(mm.intermediate_device(), torch.float32)}
 
 
+def empty_latent(grid: tuple[int, int], space: LatentSpace) -> dict[str, Tensor]:
+    """An empty LATENT of (h, w), shaped as `latent` gives it."""
+    latents = LATENT_FORMATS[space]()
+    nothing = torch.zeros(latents.latent_channels, *grid)
+    return {"samples": batch(nothing, latents).to(mm.intermediate_device())}
+
+
 def batch(scaled: Tensor, latents: LatentFormat) -> Tensor:
     """[16, h, w] -> [1, 16, h, w], or [1, 16, 1, h, w] in the format of a video model, which has frames."""
     return scaled.unsqueeze(0) if latents.latent_dimensions == 2 else scaled[None, :, None]

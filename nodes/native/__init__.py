@@ -1,4 +1,1 @@
-"""The models as ComfyUI knows them: MODEL, CONDITIONING and GUIDER, thin adapters around `g2tr_core.generation`.
-
-Nothing is here yet: the nodes of today sample with the core's own sampler.
-"""
+"""The models as ComfyUI knows them: MODEL, CONDITIONING, GUIDER, VAE and NOISE, thin adapters around the core."""

@@ -85,11 +85,11 @@ def test_what_was_loaded_in_part_is_loaded_whole(model: Any, reading: Any, mm: A
 
 
 def test_weights_outside_of_layers_are_brought_along(models: Path) -> None:
-    host = module("nodes.host.memory")
+    weights = module("nodes.host.weights")
     network = nn.Module()
     network.token, network.layer = nn.Parameter(torch.ones(3), requires_grad=False), nn.Linear(2, 2)
     network.layer.comfy_cast_weights = True
-    host._bring_what_is_left(network, torch.device("meta"))
+    weights.bring_what_is_left(network, torch.device("meta"))
     assert network.token.is_meta and not network.token.requires_grad
     assert not network.layer.weight.is_meta, "layers of comfy.ops follow their input"
 

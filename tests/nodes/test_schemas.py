@@ -45,6 +45,10 @@ STABLE = {  # saved workflows hold these: add, never rename
         "model images prompt mode ratios seed steps text_scale image_scale reduction max_tokens options",
         "sheet table",
     ),
+    "G2TRToCore": ("model", "MODEL VAE"),
+    "G2TRConditioning": ("reading text width height model", "positive without_text bare latent"),
+    "G2TRGuider": ("model positive without_text bare text_scale image_scale options", "guider"),
+    "G2TRNoise": ("model task seed steps denoise", "noise sigmas"),
 }
 IDS = list(STABLE)
 
@@ -216,7 +220,7 @@ def test_seeds_are_comfyuis(models: Path) -> None:
         for entry in node.define_schema().inputs:
             if entry.id == "seed":
                 assert (entry.default, entry.min, entry.max) == (0, 0, 2**64 - 1)
-                draws = name in ("G2TREdit", "G2TRImagine")  # the others are cached until something changes
+                draws = name in ("G2TREdit", "G2TRImagine", "G2TRNoise")  # else cached until something changes
                 assert entry.control_after_generate == (True if draws else "fixed")
 
 
@@ -227,7 +231,7 @@ def test_pictures_grow_from_image1(models: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "nodes").rglob("*.py")), ids=lambda path: path.name)
-def test_only_the_host_knows_comfyui(path: Path) -> None:
+def test_only_host_and_native_know_comfyui(path: Path) -> None:
     inside = {"comfy", "folder_paths", "comfy_execution", "latent_preview", "nodes", "server", "execution"}
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -235,7 +239,7 @@ def test_only_the_host_knows_comfyui(path: Path) -> None:
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             imported.add((node.module or "").split(".")[0])
-    assert path.parent.name == "host" or not imported & inside
+    assert path.parent.name in ("host", "native") or not imported & inside
     assert "g2tr_core" not in imported, "ComfyUI does not put the pack on sys.path"
 
 

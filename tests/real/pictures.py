@@ -26,7 +26,7 @@ HELP = REPOSITORY / "web" / "docs"
 THUMBNAIL = (480, 360)
 SCREENSHOT = (1440, 1080)
 GAP, LETTERS = 4, 26  # pixels; the editor shows thumbnails at little more than half of their size
-WORDS = ("question", "instruction", "prompt")
+WORDS = ("question", "instruction", "prompt", "text")
 
 
 def thumbnails(server: ComfyServer) -> None:

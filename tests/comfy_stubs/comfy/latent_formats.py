@@ -21,6 +21,9 @@ class Flux(LatentFormat):
     def process_out(self, latent: Tensor) -> Tensor:
         return latent / self.scale_factor + self.shift_factor
 
+    def process_in(self, latent: Tensor) -> Tensor:
+        return (latent - self.shift_factor) * self.scale_factor
+
 
 class Wan21(LatentFormat):
     latent_dimensions = 3
@@ -33,3 +36,6 @@ class Wan21(LatentFormat):
 
     def process_out(self, latent: Tensor) -> Tensor:
         return latent * self.latents_std + self.latents_mean
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return (latent - self.latents_mean) / self.latents_std

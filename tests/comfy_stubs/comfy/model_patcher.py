@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ class ModelPatcher:
 
     def loaded_size(self) -> int:
         return self.model.model_loaded_weight_memory
+
+    def clone(self) -> ModelPatcher:
+        return copy(self)
+
+    def add_wrapper_with_key(self, kind: str, key: str, wrapper: Any) -> None:
+        self.wrappers = {kind: {key: [wrapper]}}
 
     def is_dynamic(self) -> bool:
         return False

@@ -38,8 +38,54 @@ class Unload:
         return (reading,)
 
 
-NODE_CLASS_MAPPINGS: dict[str, Any] = {"ProbeUnload": Unload}
+class Conditioning:
+    """What a text encoder of core gives."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "encode", "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        """Nothing."""
+        return {"required": {}}
+
+    def encode(self) -> tuple[Any]:
+        """Encode."""
+        return ([[torch.ones(1, 77, 768), {"pooled_output": torch.ones(1, 768)}]],)
+
+
+class Anything(str):
+    """A type that every other one fits."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class Keep:
+    """Keeps a LATENT or an IMAGE for the test to fetch, in full precision."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "keep", "probe", True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        """A value and a name for it."""
+        return {"required": {"value": (Anything("*"),), "name": ("STRING", {"default": ""})}}
+
+    def keep(self, value: Any, name: str) -> tuple[()]:
+        """Keep."""
+        kept[name] = (value["samples"] if isinstance(value, dict) else value).float().cpu()
+        return ()
+
+
+kept: dict[str, Any] = {}
+NODE_CLASS_MAPPINGS: dict[str, Any] = {"ProbeUnload": Unload, "ProbeKeep": Keep, "ProbeConditioning": Conditioning}
 loads: list[Any] = []  # every load of weights, once somebody has asked
+
+
+@PromptServer.instance.routes.get("/g2tr_kept/{name}")
+async def fetched(request: web.Request) -> web.Response:
+    """A value that was kept: its shape and numbers."""
+    value = kept[request.match_info["name"]]
+    return web.json_response({"shape": list(value.shape), "values": value.flatten().tolist()})
 
 
 @PromptServer.instance.routes.get("/g2tr_loads")

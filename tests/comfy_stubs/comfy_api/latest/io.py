@@ -55,6 +55,8 @@ def Custom(io_type: str) -> Any:  # noqa: N802
 
 
 Image, Mask, Latent = Custom("IMAGE"), Custom("MASK"), Custom("LATENT")
+Model, Vae, Conditioning = Custom("MODEL"), Custom("VAE"), Custom("CONDITIONING")
+Guider, Noise, Sigmas = Custom("GUIDER"), Custom("NOISE"), Custom("SIGMAS")
 
 
 @dataclass

@@ -1,0 +1,77 @@
+"""A model's own guidance for ComfyUI's samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..g2tr_core.errors import SettingsError
+from ..g2tr_core.umm.registry import ImageTask
+from .facts import aliases
+from .native.guider import UnifiedGuider
+from .native.model import NativeModel, branch_of
+from .sampling import SamplingOptions, sampling_inputs, settings
+from .sockets import CATEGORY, arrived, options_input
+
+
+class Guider(io.ComfyNode):
+    """MODEL and three conditionings -> GUIDER."""
+
+    TASK: ImageTask = "edit"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the graph shows it."""
+        scales = [entry for entry in sampling_inputs(cls.TASK) if entry.id != "steps"]
+        return io.Schema(
+            node_id="G2TRGuider",
+            display_name="Unified Guider (G²TR)",
+            category=CATEGORY,
+            description="Text and image guidance as the model's authors combine them, for SamplerCustomAdvanced.",
+            search_aliases=aliases("cfg guider", "dual cfg", "image guidance", "renorm", "cfg interval"),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="MODEL, from Unified Model to MODEL and VAE, with whatever LoRA it has."
+                ),
+                *(
+                    io.Conditioning.Input(name, tooltip=f"{name} of Prompt to Conditioning.")
+                    for name in ("positive", "without_text", "bare")
+                ),
+                *scales,
+                options_input(),
+            ],
+            outputs=[io.Guider.Output("guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        without_text: Any,
+        bare: Any,
+        text_scale: float = 0.0,
+        image_scale: float = 0.0,
+        options: SamplingOptions | None = None,
+    ) -> io.NodeOutput:
+        """Set up."""
+        model = arrived("model", model)
+        native = model.model
+        if not isinstance(native, NativeModel):
+            raise SettingsError(
+                "this is no unified model",
+                where="model",
+                fix="Connect MODEL of Unified Model to MODEL and VAE (G²TR)",
+            )
+        given = {"positive": positive, "without_text": without_text, "bare": bare}
+        for name, conditioning in given.items():
+            role = branch_of(conditioning, name).role
+            if role != name:
+                what = f"{role} of Prompt to Conditioning is connected here"
+                raise SettingsError(what, where=name, fix=f"Connect its output {name}")
+        task = branch_of(positive, "positive").prompt.task
+        sampling, _ = settings(native.unified, task, options, seed=0, text_scale=text_scale, image_scale=image_scale)
+        guider = UnifiedGuider(model)
+        guider.set_prompt(given, sampling.guidance)
+        return io.NodeOutput(guider)
