@@ -9,6 +9,7 @@ import torch
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # networks this small wait for threads longer than they compute, minutes under load
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

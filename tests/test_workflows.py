@@ -25,7 +25,21 @@ from tests.pack import REPOSITORY, nodes, pack
 WORKFLOWS, HELP, LOCALES = REPOSITORY / "workflows", REPOSITORY / "web" / "docs", REPOSITORY / "locales"
 TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SCREEN, FRAME, LOD = (1920, 1080), 0.75, 8 / 14  # "fit view" fills so much; below this zoom no text is drawn
-SUBJECTS = ("ask", "edit", "protect", "references", "text to image", "thinking", "compare", "one reading", "internvl")
+SUBJECTS = (
+    "ask",
+    "edit",
+    "protect",
+    "references",
+    "text to image",
+    "thinking",
+    "compare",
+    "one reading",
+    "internvl",
+    "ksampler",
+    "inpaint",
+    "image to image",
+    "seeds",
+)
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
 LANGUAGES = ("en", "zh")
@@ -60,6 +74,35 @@ CORE = {  # ComfyUI's own nodes, as in 0.33
     "GrowMask": Kind(
         {"mask": Slot("MASK"), "expand": Slot("INT", low=-16384, high=16384), "tapered_corners": Slot("BOOLEAN")},
         ["MASK"],
+    ),
+    "VAEDecode": Kind({"samples": Slot("LATENT"), "vae": Slot("VAE")}, ["IMAGE"]),
+    "VAEEncode": Kind({"pixels": Slot("IMAGE"), "vae": Slot("VAE")}, ["LATENT"]),
+    "RepeatLatentBatch": Kind({"samples": Slot("LATENT"), "amount": Slot("INT", low=1, high=64)}, ["LATENT"]),
+    "SetLatentNoiseMask": Kind({"samples": Slot("LATENT"), "mask": Slot("MASK")}, ["LATENT"]),
+    "KSamplerSelect": Kind({"sampler_name": Slot("COMBO")}, ["SAMPLER"]),
+    "ImageCompositeMasked": Kind(
+        {
+            **{"destination": Slot("IMAGE"), "source": Slot("IMAGE"), "x": Slot("INT"), "y": Slot("INT")},
+            **{"resize_source": Slot("BOOLEAN"), "mask": Slot("MASK", required=False)},
+        },
+        ["IMAGE"],
+    ),
+    "SamplerCustomAdvanced": Kind(
+        {
+            **{"noise": Slot("NOISE"), "guider": Slot("GUIDER"), "sampler": Slot("SAMPLER")},
+            **{"sigmas": Slot("SIGMAS"), "latent_image": Slot("LATENT")},
+        },
+        ["LATENT", "LATENT"],
+    ),
+    "KSampler": Kind(
+        {
+            **{"model": Slot("MODEL"), "seed": Slot("INT", low=0, high=2**64 - 1, followers=1)},
+            **{"steps": Slot("INT", low=1, high=10000), "cfg": Slot("FLOAT", low=0.0, high=100.0)},
+            **{"sampler_name": Slot("COMBO"), "scheduler": Slot("COMBO"), "positive": Slot("CONDITIONING")},
+            **{"negative": Slot("CONDITIONING"), "latent_image": Slot("LATENT")},
+            **{"denoise": Slot("FLOAT", low=0.0, high=1.0)},
+        },
+        ["LATENT"],
     ),
     "MarkdownNote": Kind({}),
 }
@@ -168,7 +211,7 @@ def test_prompt_fits_the_schemas(name: str) -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_prompt_has_the_models_own_defaults(name: str) -> None:
     """Only words and what the template is about may differ, so that a real model works as it opens."""
-    free = {"checkpoint", "vae", "scene", "purpose", "think", "ratios", "question", "instruction", "prompt"}
+    free = {"checkpoint", "vae", "scene", "purpose", "think", "ratios", "question", "instruction", "prompt", "text"}
     free |= {"keep_ratio", "min_tokens"}  # a scene of the demo model has few tokens in all
     for node in prompt(name).values():
         if node["class_type"] not in nodes():

@@ -13,6 +13,7 @@ from .notes import named, needed
 
 SIDE = 350  # width of the columns that hold what a graph begins with
 PHOTO = "coffee (photo)"
+SAMPLES = "g2tr_core.embedded"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ def templates() -> Iterator[Template]:
     yield _several()
     yield _text_to_image()
     yield _thinking()
+    yield _ksampler()
+    yield _inpaint()
+    yield _image_to_image()
+    yield _seeds()
 
 
 # -- parts that several have
@@ -157,6 +162,104 @@ def _text_to_image() -> Template:
         Column(460, {"save": _save("imagine", "imagine", 560)}),
     ]
     return Template("Text to image", columns)
+
+
+# -- with ComfyUI's own samplers
+
+
+def _core_start(scene: str) -> Column:
+    core = Node("G2TRToCore", 60, {"model": Link("model", "model")})
+    return Column(
+        SIDE, {"model": _load(), "scene": _scene(scene, 260), "core": core, "reduction": _reduction(height=200)}
+    )
+
+
+def _prompt(words: str) -> Node:
+    return Node("G2TRConditioning", 230, {"reading": Link("read", "reading"), "text": words})
+
+
+def _ksampled(latent: Link, denoise: float = 1.0, height: int = 270, seed: int = 0) -> Node:
+    wired = {"model": Link("core", "MODEL"), "positive": Link("said", "positive"), "latent_image": latent}
+    wired["negative"] = Link("said", "without_text")
+    chosen = {"seed": seed, "steps": 20, "cfg": 1.5, "sampler_name": "euler", "scheduler": "simple", "denoise": denoise}
+    return Node("KSampler", height, {**wired, **chosen})
+
+
+def _decoded(source: Link) -> Node:
+    return Node("VAEDecode", 50, {"samples": source, "vae": Link("core", "VAE")})
+
+
+def _encoded() -> Node:
+    return Node("VAEEncode", 50, {"pixels": Link("scene", "image"), "vae": Link("core", "VAE")})
+
+
+def _saved(source: Link, prefix: str, height: int = 320) -> Node:
+    return Node("SaveImage", height, {"images": source, "filename_prefix": f"G2TR/{prefix}"})
+
+
+def _ksampler() -> Template:
+    middle = {"read": _read("edit", height=190), "said": _prompt("Make the background navy.")}
+    middle["sampler"] = _ksampled(Link("said", "latent"))
+    last = {"decoded": _decoded(Link("sampler", "LATENT")), "save": _saved(Link("decoded", "IMAGE"), "ksampler", 400)}
+    return Template("Edit with KSampler", [_core_start("scene-1"), Column(400, middle), Column(420, last)])
+
+
+def _seeds() -> Template:
+    core = Node("G2TRToCore", 60, {"model": Link("model", "model")})
+    said = Node("G2TRConditioning", 230, {"model": Link("model", "model"), "text": module(SAMPLES).SAMPLE.text})
+    first = {"model": _load(), "core": core, "said": said}
+    first["batch"] = Node("RepeatLatentBatch", 60, {"samples": Link("said", "latent"), "amount": 4})
+    last = {
+        "sampler": _ksampled(Link("batch", "LATENT")),
+        "decoded": _decoded(Link("sampler", "LATENT")),
+        "save": _saved(Link("decoded", "IMAGE"), "seeds"),
+    }
+    return Template("Several seeds at once", [Column(SIDE, first), Column(420, last)])
+
+
+def _image_to_image() -> Template:
+    middle = {"read": _read("edit", height=190), "said": _prompt("Make the background navy."), "encoded": _encoded()}
+    last = {
+        "sampler": _ksampled(Link("encoded", "LATENT"), 0.9),
+        "decoded": _decoded(Link("sampler", "LATENT")),
+        "save": _saved(Link("decoded", "IMAGE"), "img2img"),
+    }
+    return Template("Image to image", [_core_start("scene-1"), Column(400, middle), Column(420, last)])
+
+
+def _inpaint() -> Template:
+    first = {
+        "model": _load(),
+        "scene": _scene("scene-1", 200),
+        "core": Node("G2TRToCore", 60, {"model": Link("model", "model")}),
+        "colour": Node("ImageColorToMask", 82, {"image": Link("scene", "image"), "color": 0xE61C1C}),
+        "grown": Node("GrowMask", 90, {"mask": Link("colour", "MASK"), "expand": 8, "tapered_corners": True}),
+    }
+    masked = {"samples": Link("encoded", "LATENT"), "mask": Link("grown", "MASK")}
+    second = {
+        "reduction": _reduction(height=200),
+        "read": _read("edit", height=190),
+        "said": _prompt("Make the red ring green."),
+    }
+    guided = {name: Link("said", name) for name in ("positive", "without_text", "bare")}
+    third = {
+        "encoded": _encoded(),
+        "masked": Node("SetLatentNoiseMask", 50, masked),
+        "guider": Node("G2TRGuider", 140, {"model": Link("core", "MODEL"), **guided}),
+        "noise": Node("G2TRNoise", 160, {"model": Link("model", "model")}),
+        "euler": Node("KSamplerSelect", 60, {"sampler_name": "euler"}),
+    }
+    wired = {"noise": Link("noise", "noise"), "guider": Link("guider", "guider"), "sampler": Link("euler", "SAMPLER")}
+    wired |= {"sigmas": Link("noise", "sigmas"), "latent_image": Link("masked", "LATENT")}
+    over = {"destination": Link("scene", "image"), "source": Link("decoded", "IMAGE"), "mask": Link("grown", "MASK")}
+    fourth = {
+        "sampler": Node("SamplerCustomAdvanced", 110, wired),
+        "decoded": _decoded(Link("sampler", "output")),
+        "over": Node("ImageCompositeMasked", 150, {**over, "x": 0, "y": 0, "resize_source": False}),
+        "save": _saved(Link("over", "IMAGE"), "inpaint", 260),
+    }
+    columns = [Column(300, first), Column(300, second), Column(270, third), Column(270, fourth)]
+    return Template("Inpaint with an instruction", columns)
 
 
 # -- on real weights

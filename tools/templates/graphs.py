@@ -78,6 +78,38 @@ CORE: dict[str, tuple[list[Slot], list[Slot]]] = {  # ComfyUI's own nodes: input
         [Slot("mask", "MASK"), Slot("expand", "INT"), Slot("tapered_corners", "BOOLEAN")],
         [Slot("MASK", "MASK")],
     ),
+    "VAEDecode": ([Slot("samples", "LATENT"), Slot("vae", "VAE")], [Slot("IMAGE", "IMAGE")]),
+    "VAEEncode": ([Slot("pixels", "IMAGE"), Slot("vae", "VAE")], [Slot("LATENT", "LATENT")]),
+    "RepeatLatentBatch": ([Slot("samples", "LATENT"), Slot("amount", "INT")], [Slot("LATENT", "LATENT")]),
+    "SetLatentNoiseMask": ([Slot("samples", "LATENT"), Slot("mask", "MASK")], [Slot("LATENT", "LATENT")]),
+    "KSamplerSelect": ([Slot("sampler_name", "COMBO")], [Slot("SAMPLER", "SAMPLER")]),
+    "ImageCompositeMasked": (
+        [
+            *(Slot("destination", "IMAGE"), Slot("source", "IMAGE"), Slot("x", "INT"), Slot("y", "INT")),
+            *(Slot("resize_source", "BOOLEAN"), Slot("mask", "MASK", optional=True)),
+        ],
+        [Slot("IMAGE", "IMAGE")],
+    ),
+    "SamplerCustomAdvanced": (
+        [
+            *(Slot("noise", "NOISE"), Slot("guider", "GUIDER"), Slot("sampler", "SAMPLER")),
+            *(Slot("sigmas", "SIGMAS"), Slot("latent_image", "LATENT")),
+        ],
+        [Slot("output", "LATENT"), Slot("denoised_output", "LATENT")],
+    ),
+    "KSampler": (
+        [
+            *(
+                Slot("model", "MODEL"),
+                Slot("seed", "INT", then="randomize"),
+                Slot("steps", "INT"),
+                Slot("cfg", "FLOAT"),
+            ),
+            *(Slot("sampler_name", "COMBO"), Slot("scheduler", "COMBO"), Slot("positive", "CONDITIONING")),
+            *(Slot("negative", "CONDITIONING"), Slot("latent_image", "LATENT"), Slot("denoise", "FLOAT")),
+        ],
+        [Slot("LATENT", "LATENT")],
+    ),
     NOTE: ([], []),
 }
 
