@@ -44,10 +44,14 @@ def main(folder: Path, stubs: str, prompt: dict[str, Any]) -> None:
         node = nodes.get(entry["class_type"])
         if node is None:
             continue
-        inputs: dict[str, Any] = {}
+        # A choice comes as a group of its own name and the settings below it, a growing input as one of its sockets.
+        choices = [known.id for known in node.define_schema().inputs if known.io_type == "COMFY_DYNAMICCOMBO_V3"]
+        inputs: dict[str, Any] = {name: {name: entry["inputs"][name]} for name in choices}
         for name, value in entry["inputs"].items():
             group, _, member = name.partition(".")
             given = made[value[0]][value[1]] if isinstance(value, list) else value
+            if name in choices:
+                continue
             if member:
                 inputs.setdefault(group, {})[member] = given
             else:
