@@ -245,7 +245,7 @@ def _inpaint() -> Template:
     third = {
         "encoded": _encoded(),
         "masked": Node("SetLatentNoiseMask", 50, masked),
-        "guider": Node("G2TRGuider", 140, {"model": Link("core", "MODEL"), **guided}),
+        "guider": Node("G2TRGuider", 170, {"model": Link("core", "MODEL"), **guided}),
         "noise": Node("G2TRNoise", 160, {"model": Link("model", "model")}),
         "euler": Node("KSamplerSelect", 60, {"sampler_name": "euler"}),
     }
