@@ -74,7 +74,8 @@ class NativeModel(BaseModel):  # type: ignore[misc]
                 raise SettingsError(f"this model cannot use {what}", where=role, fix=fix)
         if not self._ready:
             self.unified.device = device
-            bring_what_is_left(self.diffusion_model, device)
+            if not (self.current_patcher and self.current_patcher.is_dynamic()):  # whose weights come by themselves
+                bring_what_is_left(self.diffusion_model, device)
             self._ready = True
         self._prompts.add(branch.prompt)
         context = branch.prompt.contexts(self._grid(entry["noise"]))[branch.role]

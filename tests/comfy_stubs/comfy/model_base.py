@@ -20,6 +20,7 @@ class BaseModel(torch.nn.Module):
         assert model_config.unet_config["disable_unet_model_creation"]
         self.model_config, self.latent_format, self.device = model_config, model_config.latent_format, device
         self.manual_cast_dtype = model_config.manual_cast_dtype
+        self.current_patcher: Any = None
         self.model_sampling = SimpleNamespace(
             shift=model_config.sampling_settings["shift"],
             calculate_denoised=lambda sigma, velocity, x: x - velocity * sigma.reshape(-1, *[1] * (x.ndim - 1)),
