@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..errors import CheckpointError, shown
 from ..files import open_regular
-from .formats.unreadable import GET_PLAIN, UNREADABLE
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 LARGEST_CLAIM = 100_000_000  # bytes of a header, safetensors' own limit
@@ -25,11 +24,6 @@ FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (  # first byt
         (b"<!doctype", b"<html", b"<?xml"),
         "this is a web page, not weights",
         "Log in where it asks to, and download again",
-    ),
-    *(
-        (known.first_bytes, f"this is a {known.name} file, which cannot be read", GET_PLAIN)
-        for known in UNREADABLE
-        if known.first_bytes
     ),
     ((b"pk\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), A_PICKLE, CONVERT),
 )

@@ -18,10 +18,14 @@ from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError, shown
 from ..nn.operations import FLOAT8, Operations, casting
+from .packed import PackedTensor
 from .stored import StoredTensor, check_device, check_tensors
 
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 IN_LAYERS = re.compile(r"\.(layers?|transformer_blocks)\.\d")
+FLOAT8_INT8 = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+COMFYUI_HOLDS = {"Linear": (*FLOAT8_INT8, "nvfp4", "mxfp8"), "Embedding": FLOAT8_INT8}
+"""Formats that ComfyUI's own quantised layers hold, where the operations do not say so themselves as `holds`."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -34,12 +38,13 @@ class LoadConfig:
         dtype: of activations, and of all weights that `weight_dtype` does not concern.
         device: where the weights go.
         weight_dtype: of the matrices of all layers, the bulk of the weights; each is cast to `dtype` as it is used.
-            None is `dtype`, but fp8 where the file has fp8. Scaled fp8 stays as it is for None and for its own type.
+            None is `dtype`, but fp8 where the file has fp8. What is packed in the file stays so for None, and scaled
+            fp8 for its own type; for any other type it is multiplied out.
         vae_dtype: of the autoencoder; None is bf16 beside bf16 and fp32 otherwise. Never fp16 by itself: activations
             of autoencoders leave its range, and pictures come out black.
         operations: where layers come from; None is `torch.nn`, or what runs the weights where they differ from `dtype`.
-        quantised_operations: the same for a network that has quantised weights, with layers that load ComfyUI's
-            `weight_scale` and `comfy_quant`. Where only `operations` is given, weights are multiplied out to `dtype`.
+        quantised_operations: the same for a network that has packed weights, with layers that load their parts and
+            `comfy_quant`. Where only `operations` is given, weights are multiplied out to `dtype`.
         convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
             room for.
 
@@ -79,17 +84,33 @@ class LoadConfig:
         beside = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
         return self.vae_dtype or beside
 
-    def of(self, name: str, tensor: StoredTensor) -> torch.dtype | None:
-        """The type of a weight of the network; None if it stays quantised as its format has it.
+    def of(self, name: str, tensor: StoredTensor, layer: nn.Module | None) -> torch.dtype | None:
+        """The type of a weight of the network; None if it stays packed as its format has it.
 
-        Only the matrices of layers may differ from `dtype`.
+        Args:
+            name: its name in the network.
+            tensor: in the file.
+            layer: that it is the weight of; None for what is no layer's.
         """
+        if isinstance(tensor, PackedTensor) and self.weight_dtype in (None, tensor.float8):
+            return None if self._can_hold(tensor, layer) else self.dtype
+        # Only the matrices of layers may differ from `dtype`.
         if len(tensor.shape) != 2 or IN_LAYERS.search(name) is None:
             return self.dtype
-        stored = tensor.torch_dtype
-        if tensor.operations is not None and self.weight_dtype in (None, stored):
-            return None if self.operations is None or self.quantised_operations is not None else self.dtype
-        return self.weight_dtype or (stored if stored in FLOAT8 and tensor.operations is None else self.dtype)
+        return self.weight_dtype or (tensor.torch_dtype if _is_float8(tensor) else self.dtype)
+
+    def _can_hold(self, tensor: StoredTensor, layer: nn.Module | None) -> bool:
+        """Whether a layer of the operations that will be used can hold a packed weight."""
+        assert isinstance(tensor, PackedTensor)
+        if not tensor.stays or (self.operations is not None and self.quantised_operations is None):
+            return False
+        kind = next((kind for kind in ("Linear", "Embedding") if isinstance(layer, getattr(nn, kind))), None)
+        if kind is None or (kind == "Embedding" and not tensor.packing.can_take(tensor.told, tensor.matrix)):
+            return False  # a table looks up rows
+        if self.quantised_operations is None:
+            return True
+        holds = getattr(self.quantised_operations, "holds", COMFYUI_HOLDS)
+        return tensor.told["format"] in holds[kind]
 
     def load(self, tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
         """A tensor in a type, at home; see `StoredTensor.load`."""
@@ -117,30 +138,39 @@ def load_network(
         OutOfMemoryError: it cannot hold all of them.
     """
     # torch.nn's names and shapes are the measure: other operations may not know theirs before they are loaded.
-    check_tensors(stored, build(device="meta").state_dict(), model=model, fix=fix)
-    kept_as = {name: config.of(name, tensor) for name, tensor in stored.items()}
-    quantised = next((stored[name].operations for name, dtype in kept_as.items() if dtype is None), None)
+    measure = build(device="meta")
+    check_tensors(stored, measure.state_dict(), model=model, fix=fix)
+    layers = {f"{name}.weight": layer for name, layer in measure.named_modules()}
+    kept_as = {name: config.of(name, tensor, layers.get(name)) for name, tensor in stored.items()}
+    packed = {name: stored[name] for name, dtype in kept_as.items() if dtype is None}
     check_device(config.device, {dtype or stored[name].torch_dtype for name, dtype in kept_as.items()}, runs=False)
     operations, device = config.operations, torch.device("meta")
-    if quantised is not None and config.quantised_operations is not None:
+    if packed and config.quantised_operations is not None:
         # ComfyUI's quantised layers bring weights to where they were built. They are built without their weights.
         operations, device = config.quantised_operations, config.home
     elif operations is None:
-        operations = quantised or (nn if set(kept_as.values()) == {config.dtype} else casting)
+        operations = nn if set(kept_as.values()) == {config.dtype} else casting
     with suppress(torch.OutOfMemoryError):
         network = build(operations=operations, compute_dtype=config.dtype, device=device, dtype=config.dtype)
         weights: dict[str, Tensor] = {}
         for name, tensor in stored.items():
             dtype = kept_as[name]
-            own = tensor.as_stored(name, config.home) if dtype is None else {name: config.load(tensor, dtype)}
-            weights.update(own)
+            if dtype is not None:
+                weights[name] = config.load(tensor, dtype)
+            else:
+                assert isinstance(tensor, PackedTensor)
+                weights.update(tensor.as_stored(name, config.home))
         network.requires_grad_(False).eval().load_state_dict(weights, assign=True)
         return network.requires_grad_(False)
     raise OutOfMemoryError(
         f"the weights do not fit on {config.device}",
         where=model,
-        fix="Keep the weights in fp8, which takes half of the memory of bf16, or close what else uses the device",
+        fix="Use weights in fp8 or GGUF, which take at most half as much as bf16, or close what else uses the device",
     )
+
+
+def _is_float8(tensor: StoredTensor) -> bool:
+    return not isinstance(tensor, PackedTensor) and tensor.torch_dtype in FLOAT8
 
 
 def _check_dtype(field: str, dtype: Any, choices: tuple[torch.dtype | None, ...]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import CheckpointError, shown
 from ..files import entries, is_folder, is_regular
 from .formats.registry import refuse_unreadable
-from .stored import StoredTensor, find_safetensors, metadata_of, stored_tensors
+from .stored import SUFFIXES, StoredTensor, find_weights, metadata_of, stored_tensors
 
 Files = Mapping[Path, dict[str, StoredTensor]]
 Place = tuple[Path, str]  # a file, and the prefix of a part's names in it
@@ -132,12 +132,12 @@ def find_layout(path: Path, autoencoder: Path | None, parts: Parts) -> Layout:
 
 
 def _open(path: Path, parts: Parts) -> Files:
-    """A file, or the safetensors files of a folder, and of its direct subfolders where the model has some."""
+    """A file, or the files of weights of a folder, and of its direct subfolders where the model has some."""
     folders = [path]
     if path.is_dir() and parts.subfolders:
         inside = [entry for entry in entries(path, CheckpointError) if is_folder(entry)]
         folders = [folder for folder in (path, *inside) if any(map(_is_weights, entries(folder, CheckpointError)))]
-    return {file: stored_tensors(file) for folder in folders or [path] for file in find_safetensors(folder)}
+    return {file: stored_tensors(file) for folder in folders or [path] for file in find_weights(folder)}
 
 
 def _places(files: Files, part: Part) -> list[Place]:
@@ -221,4 +221,4 @@ def _look(tensors: Iterable[str], parts: Parts) -> str:
 
 
 def _is_weights(entry: Path) -> bool:
-    return is_regular(entry) and entry.suffix.lower() == ".safetensors"
+    return is_regular(entry) and entry.suffix.lower() in SUFFIXES

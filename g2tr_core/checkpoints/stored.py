@@ -1,8 +1,8 @@
-"""Weights from safetensors files: found, described, checked, and handed over one tensor at a time.
+"""Weights from safetensors and GGUF files: found, described, checked, and handed over one tensor at a time.
 
 Knows no model. Opening a file reads its header only; a tensor's data is read when the tensor is loaded, through the
-memory map, so that loading needs little more memory than its result. Nothing but safetensors is ever opened: pickles
-can run code, and every other kind of file is refused with what to use instead.
+memory map, so that loading needs little more memory than its result. Nothing else is ever opened: pickles can run
+code, and every other kind of file is refused with what to use instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +21,8 @@ from torch import Tensor
 
 from ..errors import LONGEST_PART, CheckpointError, SettingsError, shown
 from ..files import entries, is_regular, open_regular
-from ..nn.operations import FLOAT8, Operations
+from ..nn.operations import FLOAT8
+from . import gguf
 from .configuration import once
 from .diagnosis import GET_FILE, PICKLES, diagnose
 
@@ -35,7 +35,10 @@ FLOATS = {
     "F8_E5M2": torch.float8_e5m2,
 }
 """What weights may be stored as: safetensors' names and torch's."""
+TYPES = {**FLOATS, "U8": torch.uint8, "I8": torch.int8, "F8_E8M0": torch.uint8}
+"""What is read at all; the others are parts of packed weights. E8M0, an exponent, is read as its byte."""
 
+SUFFIXES = (".safetensors", ".gguf")  # of files of weights in a folder
 WINDOW = 2**30  # bytes of a memory map
 LARGEST_HEADER = 2**24  # bytes of a safetensors header; BAGEL's has about 200,000
 CPU = torch.device("cpu")
@@ -97,13 +100,10 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
-    operations: ClassVar[Operations | None] = None
-    """Layers that run such a weight as it is stored, outside ComfyUI; None if it is a tensor like any other."""
-
     @property
     def torch_dtype(self) -> torch.dtype:
         """The type that it is stored as; `formats` has refused all others."""
-        return FLOATS[self.dtype]
+        return TYPES[self.dtype]
 
     @property
     def shown(self) -> str:
@@ -139,10 +139,6 @@ class StoredTensor:
             return self.raw(device, stays=True)
         return clamped(self.raw(converter(convert_on or device)), dtype).to(dtype).to(device)
 
-    def as_stored(self, name: str, device: torch.device) -> dict[str, Tensor]:
-        """What a layer of `operations` loads for the weight `name`: names and tensors."""
-        return {name: self.raw(device, stays=True)}
-
     def raw(self, device: torch.device, *, stays: bool = False) -> Tensor:
         """The values that are in the file, [*shape], on a device.
 
@@ -159,14 +155,19 @@ class StoredTensor:
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Open a safetensors file: its tensors by name; none of their data is read.
+    """Open a safetensors or GGUF file, told apart by what is in it: its tensors by name; none of their data is read.
 
     The metadata of its header is at the tensors' `file`.
 
     Raises:
-        CheckpointError: it is no safetensors file, or a broken one.
+        CheckpointError: it is none of these, or a broken one.
     """
     with open_regular(path, CheckpointError) as stream:
+        if stream.read(len(gguf.MAGIC)) == gguf.MAGIC:
+            metadata, tensors = gguf.read_header(stream, path)
+            file = MappedFile(path, metadata)
+            return {name: StoredTensor(file, begin, name, kind, shape) for name, kind, shape, begin in tensors}
+        stream.seek(0)
         try:
             length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
             if LARGEST_HEADER < length <= size - 8:
@@ -187,8 +188,8 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def find_safetensors(path: Path) -> list[Path]:
-    """A file as it is, or all `*.safetensors` of a folder's top level, shards included.
+def find_weights(path: Path) -> list[Path]:
+    """A file as it is, or all files of weights of a folder's top level, shards included.
 
     Raises:
         CheckpointError: nothing is there.
@@ -199,14 +200,14 @@ def find_safetensors(path: Path) -> list[Path]:
         what = "this is neither a regular file nor a folder" if path.exists() else "there is no such file or folder"
         raise CheckpointError(what, where=str(path), fix="Check the path")
     names = [entry for entry in entries(path, CheckpointError) if is_regular(entry)]
-    found = [entry for entry in names if entry.suffix.lower() == ".safetensors"]
+    found = [entry for entry in names if entry.suffix.lower() in SUFFIXES]
     if not found:
-        others = [entry.name for entry in names if entry.suffix.lower() in (*PICKLES, ".gguf")]
+        others = [entry.name for entry in names if entry.suffix.lower() in PICKLES]
         instead = f", only {', '.join(others[:5])}" if others else ""
         raise CheckpointError(
-            f"the folder holds no .safetensors file{instead}",
+            f"the folder holds no .safetensors or .gguf file{instead}",
             where=str(path),
-            fix="Give the folder or file of the weights in safetensors format; nothing else is loaded",
+            fix="Give the folder or file of the weights in safetensors format, or as GGUF; nothing else is loaded",
         )
     return found
 

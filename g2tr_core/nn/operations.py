@@ -1,12 +1,13 @@
 """Where the networks get their layers from.
 
 Every module takes an `operations` namespace. `torch.nn` is the default; ComfyUI's `comfy.ops` brings offloading,
-LoRA and quantised weights. `casting` keeps weights in whatever type they are stored in (fp8, say)
-and casts them to the type of the activations as each layer runs, times their scale where they have one.
+LoRA and quantised weights. `casting` keeps weights in whatever type they are stored in (fp8, say) or packed (see
+`packings`), and multiplies them out in the type of the activations as each layer runs, a part of a large one at a time.
 """
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,38 +15,89 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packings import Parts, Told, packing_of
+
 Operations = Any  # a namespace with Linear, Embedding, LayerNorm, RMSNorm and Conv2d, constructed like torch.nn's
 
+TOLD = "comfy_quant"  # beside the weight of a packed layer, as in ComfyUI
+AT_ONCE = 2**25  # values that are multiplied out together: 134 MB while they are fp32
 
-class CastingLinear(nn.Linear):
-    """A linear layer whose stored weight may have another type than its input, and a scale.
 
-    A scale is a buffer, `weight_scale` [] fp32, which comes with the weights that are loaded; it multiplies the whole
-    weight. What a weight takes up stays what it takes up in its stored type, but for the one that is in use.
+class PackedLayer(nn.Module):
+    """A layer whose weight may be packed.
+
+    The weight's other parts are buffers, which come with the weights that are loaded; `told` is what the state dict
+    says of them under `comfy_quant`, a tensor of JSON. What a weight takes up stays what it takes up in its file, but
+    for the rows that are in use.
     """
 
-    weight_scale: Tensor | None
+    weight: Tensor
+    matrix: tuple[int, int]
+    told: Told | None = None
+
+    def _parts(self) -> Parts:
+        """The weight's parts, by name."""
+        return {"weight": self.weight, **{name: part for name, part in self._buffers.items() if part is not None}}
+
+    def _rows(self, rows: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight [R], or all, multiplied out: [R, K] of `dtype`."""
+        assert self.told is not None
+        packing, parts, shape = packing_of(self.told), self._parts(), self.matrix
+        if rows is not None:
+            parts, shape = packing.take(parts, self.told, shape, rows), (len(rows), shape[1])
+        return packing.multiply_out(parts, self.told, shape, dtype)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        told = state_dict.pop(f"{prefix}{TOLD}", None)
+        if told is not None:
+            self.told = json.loads(bytes(told.tolist()))
+            packed = state_dict[f"{prefix}weight"]
+            # Of the packed shape, so that what is loaded fits.
+            self.weight = nn.Parameter(torch.empty_like(packed, device="meta"), requires_grad=False)
+            for name in [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]:
+                if name not in ("weight", "bias"):
+                    self.register_buffer(name, torch.empty_like(state_dict[prefix + name], device="meta"))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class CastingLinear(PackedLayer, nn.Linear):
+    """A linear layer whose stored weight may have another type than its input, or be packed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_buffer("weight_scale", None)
+        self.matrix = self.out_features, self.in_features
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out] in the dtype of `input`."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        if self.weight_scale is None:
+        if self.told is None:
             return F.linear(input, self.weight.to(input.dtype), bias)
-        return F.linear(input, self.weight.to(input.dtype, copy=True).mul_(self.weight_scale), bias)
+        outputs, inputs = self.matrix
+        step = max(AT_ONCE // inputs, 1)
+        if outputs <= step or not packing_of(self.told).can_take(self.told, self.matrix):
+            return F.linear(input, self._rows(None, input.dtype), bias)
+        rows = torch.arange(outputs, device=input.device).split(step)
+        biases = [None] * len(rows) if bias is None else bias.split(step)
+        pieces = [F.linear(input, self._rows(some, input.dtype), own) for some, own in zip(rows, biases, strict=True)]
+        return torch.cat(pieces, dim=-1)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        state_dict.pop(f"{prefix}comfy_quant", None)  # how ComfyUI's layers are told; here dtype and scale tell it
-        if f"{prefix}weight_scale" in state_dict:
-            self.weight_scale = torch.empty((), device="meta")
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+class CastingEmbedding(PackedLayer, nn.Embedding):
+    """A table whose rows may be packed: only those that are looked up are multiplied out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.matrix, self.dtype = (self.num_embeddings, self.embedding_dim), self.weight.dtype
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[...] int64 -> [..., C] in the dtype that the layer was built with, or that of a table that is not packed."""
+        if self.told is None:
+            return super().forward(input)
+        return self._rows(input.flatten(), self.dtype).unflatten(0, input.shape)
 
 
 casting = SimpleNamespace(
-    Linear=CastingLinear, Embedding=nn.Embedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
+    Linear=CastingLinear, Embedding=CastingEmbedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
 )
 
 FLOAT8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..checkpoints.stored import StoredTensor
     from .contract import UnifiedModel
 
+WIDE = ("F64", "F32", "F16", "BF16")
 LARGEST_HEADER = 2**24  # bytes of a safetensors header that are looked at; BAGEL's has about 200,000
 
 
@@ -69,14 +71,25 @@ def stored_dtype(path: str | Path) -> torch.dtype:
     return FLOATS.get(matrices[0].dtype, torch.bfloat16) if matrices else torch.bfloat16
 
 
+def is_quantised(path: str | Path) -> bool:
+    """Whether some of a model's weights have less than 16 bits in their file.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    return any(tensor.dtype not in WIDE for tensor in _tensors(path_of(path, "model", CheckpointError)))
+
+
 def model_of(path: Path) -> str | None:
     """The name of the model that a file, or a folder and its direct subfolders, hold the weights of; None if unknown.
 
     For lists of files: it reads headers only, and what cannot be read is of no model.
     """
     headers = [_header(file) for file in _files(path)]
-    found = (known.name for known in models() if any(f'{known.mark}"'.encode() in header for header in headers))
-    return next(found, None)
+    # A matrix: in JSON the name ends in a quote, in GGUF the number of axes follows.
+    ends = (b'"', b"\x02\x00\x00\x00")
+    marks = {known.name: [known.mark.encode() + end for end in ends] for known in models()}
+    return next((name for name, of in marks.items() if any(mark in header for header in headers for mark in of)), None)
 
 
 def release_of(file: Path) -> Path | None:
@@ -102,7 +115,8 @@ def _tensors(path: Path) -> Iterator[StoredTensor]:
 
 def _files(path: Path) -> list[Path]:
     """A file, or the regular files among the weights of a folder and its direct subfolders."""
-    found = sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")]) if path.is_dir() else [path]
+    inside = [path.glob(f"{place}*{suffix}") for place in ("", "*/") for suffix in (".safetensors", ".gguf")]
+    found = sorted(chain(*inside)) if path.is_dir() else [path]
     return [file for file in found if is_regular(file)]
 
 

@@ -265,7 +265,7 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
         weights_device=offload_device,
         convert_on=device,
         dtype=compute,
-        weight_dtype=kept_as,
+        weight_dtype=None if weights == "auto" and umm.is_quantised(path) else kept_as,
         vae=vae,
         operations=comfy.ops.pick_operations(kept_as, compute, load_device=device),
         quantised_operations=_quantised_operations(compute),

@@ -20,7 +20,7 @@ from g2tr_core.checkpoints import configuration
 from g2tr_core.checkpoints import stored as weights
 from g2tr_core.checkpoints import tokenizer as tokenizers
 from g2tr_core.checkpoints.configuration import read_json
-from g2tr_core.checkpoints.stored import find_safetensors, stored_tensors
+from g2tr_core.checkpoints.stored import find_weights, stored_tensors
 from g2tr_core.embedded import INTERNVLU
 from g2tr_core.errors import CheckpointError, G2TRError
 from tests.goldens import BAGEL_TINY
@@ -69,7 +69,7 @@ def test_only_regular_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyP
     if name.endswith(".safetensors"):
         assert umm.model_of(Path(name)) is umm.model_of(Path()) is None
         refused("no regular file|neither a regular file|cannot be used", name)
-        for opens in (stored_tensors, find_safetensors):
+        for opens in (stored_tensors, find_weights):
             with pytest.raises(CheckpointError, match=r"regular file|cannot be read|no such file"):
                 opens(Path(name))
 

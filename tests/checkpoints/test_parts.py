@@ -60,7 +60,7 @@ def test_a_file_without_any_part_is_not_replaced_by_its_neighbours(tmp_path: Pat
 
 def test_subfolders_only_where_the_model_has_some(tmp_path: Path) -> None:
     write(tmp_path / "one" / "a.safetensors", NETWORK, REST, autoencoder())
-    with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"no \.safetensors or \.gguf file"):
         find_layout(tmp_path, None, TOY)
     nested = Parts(TOY.network, TOY.autoencoder, TOY.looks, subfolders=True)
     assert find_layout(tmp_path, None, nested).folder == tmp_path

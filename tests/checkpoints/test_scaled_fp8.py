@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from g2tr_core.checkpoints.formats.registry import read_weights
-from g2tr_core.checkpoints.formats.scaled_fp8 import ScaledTensor
 from g2tr_core.checkpoints.load_config import LoadConfig
+from g2tr_core.checkpoints.packed import PackedTensor
 from g2tr_core.checkpoints.stored import CPU, FLOAT8, stored_tensors
 from g2tr_core.errors import CheckpointError
 from g2tr_core.nn.operations import CastingLinear, casting
@@ -24,7 +26,12 @@ ORIGINAL = load_file(BAGEL_TINY / "ema.safetensors")
 FP8 = torch.float8_e4m3fn
 
 
-def write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, ScaledTensor]:
+def said(told: dict[str, Any]) -> torch.Tensor:
+    """What lies in `comfy_quant`."""
+    return torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, PackedTensor]:
     save_file(tensors, path)
     return read_weights(stored_tensors(path))
 
@@ -49,7 +56,7 @@ def test_is_multiplied_out(tmp_path: Path, suffix: str, shape: tuple[int, ...], 
         "l.weight": torch.tensor([[2.0, -4.0]]).to(FP8),
         f"l.{suffix}": torch.full(shape, 0.25, dtype=dtype),
         "l.input_scale": torch.ones(()),
-        "l.comfy_quant": torch.zeros(4, dtype=torch.uint8),
+        "l.comfy_quant": said({"format": "float8_e4m3fn"}),
         "scaled_fp8": torch.zeros(0).to(FP8),
     }
     stored = write(tmp_path / "w.safetensors", tensors)
@@ -87,7 +94,7 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, value: float) -> N
 def test_a_layer_multiplies_as_it_runs() -> None:
     layer = CastingLinear(3, 2, bias=True, device="meta", dtype=torch.float32)
     weight, scale, bias = torch.tensor([[1.0, 2, 3], [-4, 0.5, 6]]), torch.tensor(0.5), torch.tensor([1.0, -1])
-    told = torch.zeros(3, dtype=torch.uint8)
+    told = said({"format": "float8_e4m3fn"})
     state = {"weight": weight.to(FP8), "weight_scale": scale, "bias": bias, "comfy_quant": told}
     layer.load_state_dict(state, assign=True)
     assert layer.weight.dtype == FP8 and set(layer.state_dict()) == {"weight", "weight_scale", "bias"}
@@ -95,19 +102,23 @@ def test_a_layer_multiplies_as_it_runs() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         assert torch.equal(layer(x.to(dtype)), (x @ (weight * scale).T + bias).to(dtype))
     # A weight that has the input's type already is not changed by running.
-    layer.load_state_dict({"weight": weight.clone(), "weight_scale": scale, "bias": bias}, assign=True)
+    state = {"weight": weight.clone(), "weight_scale": scale, "bias": bias, "comfy_quant": told}
+    layer.load_state_dict(state, assign=True)
     assert torch.equal(layer(x), layer(x)) and torch.equal(layer.weight, weight)
 
 
 def test_stays_as_it_is_unless_another_type_is_asked_for(folder: Path) -> None:
     name = "language_model.model.layers.0.mlp.up_proj.weight"
     weight = read_weights(stored_tensors(folder / "ema.safetensors"))[name]
-    assert LoadConfig().of(name, weight) is LoadConfig(weight_dtype=FP8).of(name, weight) is None
-    assert LoadConfig(weight_dtype=torch.float16).of(name, weight) == torch.float16
-    assert LoadConfig(weight_dtype=torch.float8_e5m2).of(name, weight) == torch.float8_e5m2
-    assert LoadConfig(operations=nn, weight_dtype=FP8).of(name, weight) == torch.bfloat16
-    assert LoadConfig(operations=nn, quantised_operations=casting).of(name, weight) is None
-    assert LoadConfig().of("language_model.lm_head.weight", weight) == torch.bfloat16
+    linear, other = nn.Linear(1, 1, device="meta"), nn.LayerNorm(1, device="meta")
+    assert LoadConfig().of(name, weight, linear) is LoadConfig(weight_dtype=FP8).of(name, weight, linear) is None
+    assert LoadConfig(weight_dtype=torch.float16).of(name, weight, linear) == torch.float16
+    assert LoadConfig(weight_dtype=torch.float8_e5m2).of(name, weight, linear) == torch.float8_e5m2
+    assert LoadConfig(operations=nn, weight_dtype=FP8).of(name, weight, linear) == torch.bfloat16
+    assert LoadConfig(operations=nn).of(name, weight, linear) == torch.bfloat16
+    assert LoadConfig(operations=nn, quantised_operations=casting).of(name, weight, linear) is None
+    assert LoadConfig().of("language_model.lm_head.weight", weight, linear) is None, "a head stays packed too"
+    assert LoadConfig().of("pos_embed", weight, None) == LoadConfig().of("norm.weight", weight, other) == torch.bfloat16
 
 
 def test_error_is_that_of_the_file(folder: Path, tmp_path: Path) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..stored import StoredTensor, metadata_of
+from .bitsandbytes import BITSANDBYTES
+from .comfy_quant import COMFY_QUANT
+from .gguf import GGUF
 from .plain import PLAIN
-from .scaled_fp8 import SCALED_FP8
+from .scaled import SCALED
 from .unreadable import UNREADABLE
 
 FORMATS = (
     *UNREADABLE,
-    SCALED_FP8,
+    COMFY_QUANT,  # before those that know the same tensors by their names alone
+    BITSANDBYTES,
+    SCALED,
+    GGUF,
     PLAIN,  # the last: refuses what no format has taken
 )
 
 
 def read_weights(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """A network's weights without what quantisation adds: that has joined the weights that it belongs to.
+
+    Shapes are those of the weights from here on; a packed one may lie in its file under another one.
 
     Raises:
         CheckpointError: the weights are quantised in a way that cannot be read.

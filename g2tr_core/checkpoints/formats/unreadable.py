@@ -1,4 +1,4 @@
-"""Formats that are known by their names and cannot be read yet: a clear refusal instead of a list of odd tensors."""
+"""Formats that are known by their names and are not read: a clear refusal instead of a list of odd tensors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import CheckpointError
-from .format import Format
+from .format import GET_PLAIN, Format
 
 if TYPE_CHECKING:
     from ..stored import StoredTensor
 
-GET_PLAIN = "Use the bf16 file of this model, or its fp8 file"
+OF_THE_SAME_SIZE = f"{GET_PLAIN}: Q4_K is of about the same size"
 
 
-def _unreadable(name: str, *marks: str, first_bytes: bytes = b"") -> Format:
+def _unreadable(name: str, *marks: str, fix: str = GET_PLAIN) -> Format:
     """A format that is refused; `marks` are what its tensors' names hold and no readable format's do."""
 
     def found(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
@@ -24,17 +24,18 @@ def _unreadable(name: str, *marks: str, first_bytes: bytes = b"") -> Format:
         tensor = found(tensors)
         assert tensor is not None
         what = f"the weights are {name}, which cannot be read (tensor {tensor.shown})"
-        raise CheckpointError(what, where=str(tensor.file.path), fix=GET_PLAIN)
+        raise CheckpointError(what, where=str(tensor.file.path), fix=fix)
 
-    return Format(name, lambda tensors, _: found(tensors) is not None, refuse, first_bytes)
+    return Format(name, lambda tensors, _: found(tensors) is not None, refuse)
 
 
 UNREADABLE = (
-    _unreadable("INT8 (bitsandbytes)", ".SCB"),
-    _unreadable("4-bit (bitsandbytes)", ".quant_map", ".absmax"),
-    _unreadable("GPTQ or AWQ", ".qweight"),
-    _unreadable("DFloat11", ".encoded_exponent", ".sign_mantissa"),
-    _unreadable("NVFP4", ".weight_scale_2"),
-    _unreadable("W4A8", ".weight_s_rel"),
-    _unreadable("GGUF", first_bytes=b"gguf"),
+    _unreadable("GPTQ, AWQ, AutoRound or SVDQuant", ".qweight", ".qzeros", fix=OF_THE_SAME_SIZE),
+    _unreadable(
+        "DFloat11 (compressed for a CUDA kernel of its own)", ".encoded_exponent", ".sign_mantissa", fix=GET_PLAIN
+    ),
+    _unreadable("W4A8", ".weight_s_rel", fix=OF_THE_SAME_SIZE),
+    _unreadable("fp8 with a scale for each square of a matrix", ".weight_scale_inv"),
+    _unreadable("HQQ", ".W_q", fix=OF_THE_SAME_SIZE),
+    _unreadable("quanto", ".weight._data"),
 )

@@ -1,4 +1,4 @@
-"""From files to a loaded BAGEL: released folders, shards, and single-file repacks, in bf16, fp16, fp32 or fp8."""
+"""From files to a loaded BAGEL: released folders, shards, and single-file repacks, quantised or not."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from .layout import GET_BAGEL, find_parts
 from .network import BagelNetwork, SpecialTokens
 from .tokenizer import load_tokenizer, special_tokens
 from .vae import Autoencoder, load_autoencoder
+
+UNUSED = re.compile(rf"^{re.escape(VIT)}head\.|rotary_emb\.inv_freq$|position_ids$")  # of other models
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,8 @@ def load_parts(
     load_config = LoadConfig(**options)
     separate = None if vae is None else path_of(vae, "vae", CheckpointError)
     parts = find_parts(path_of(path, "model", CheckpointError), separate)
-    stored, where = parts.network, files_of(parts.network)
+    where = files_of(parts.network)
+    stored = read_weights({name: tensor for name, tensor in parts.network.items() if not UNUSED.search(name)})
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     config = read_config(shapes, where, parts.folder, vae_resize=vae_resize, vit_resize=vit_resize)
     sampling = read_sampling(parts.folder / "config.json")
@@ -83,7 +86,7 @@ def load_parts(
     tokens = special_tokens(words, home)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(BagelNetwork, config, tokens)
-    weights = read_weights(_without_unused(stored, config))
+    weights = _without_unused(stored, parts.network, config)
     fix = f"{GET_BAGEL}; for one shard of several, give their folder"
     network = load_network(build, weights, load_config, model="BAGEL", fix=fix)
     groups = vae_groups(parts.folder / "config.json")
@@ -91,16 +94,17 @@ def load_parts(
     return Parts(config, network, autoencoder, words, tokens, sampling)
 
 
-def _without_unused(stored: Mapping[str, StoredTensor], config: BagelConfig) -> dict[str, StoredTensor]:
-    """Leave out what some repacks keep of the models that BAGEL was made from, and say so."""
+def _without_unused(
+    read: Mapping[str, StoredTensor], stored: Mapping[str, StoredTensor], config: BagelConfig
+) -> dict[str, StoredTensor]:
+    """Leave out what repacks keep of the models that BAGEL was made from, and say so; `stored` is all there was."""
 
-    def unused(name: str) -> bool:
+    def beyond(name: str) -> bool:
         layer = re.match(re.escape(VIT) + r"encoder\.layers\.(\d+)\.", name)
-        beyond = layer is not None and int(layer[1]) >= config.vit_layers
-        return beyond or name.startswith(f"{VIT}head.") or name.endswith(("rotary_emb.inv_freq", "position_ids"))
+        return layer is not None and int(layer[1]) >= config.vit_layers
 
-    left_out = [name for name in stored if unused(name)]
+    left_out = [name for name in stored if UNUSED.search(name) or beyond(name)]
     if left_out:
         what = "%s: left out %d tensors that are no part of BAGEL (%s, ...)"
         logger.warning(what, files_of(stored), len(left_out), shown(left_out[0]))
-    return {name: tensor for name, tensor in stored.items() if name not in set(left_out)}
+    return {name: tensor for name, tensor in read.items() if not beyond(name)}

@@ -1,4 +1,4 @@
-"""From files to a loaded InternVL-U: the released folder and single-file repacks, in bf16, fp16, fp32 or fp8."""
+"""From files to a loaded InternVL-U: the released folder and single-file repacks, quantised or not."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_parts(
     load_config = LoadConfig(**options)
     separate = None if vae is None else path_of(vae, "vae", CheckpointError)
     parts = find_parts(path_of(path, "model", CheckpointError), separate)
-    stored, where = parts.network, files_of(parts.network)
+    stored, where = read_weights(parts.network), files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     folder = parts.folder if tokenizer is None else path_of(tokenizer, "tokenizer", CheckpointError)
     words, home = load_tokenizer([folder / "processor", folder], GET_TOKENIZER)
@@ -88,7 +88,7 @@ def load_parts(
     config = replace(config, kept_positions=kept_positions)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(InternVLUNetwork, config, known.special)
-    weights = transformers_names(read_weights(stored))
+    weights = transformers_names(stored)
     network = load_network(build, weights, load_config, model="InternVL-U", fix=GET_INTERNVLU)
     return Parts(config, network, load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home), known)
 

@@ -123,10 +123,10 @@ def smaller_vocabulary(folder: Path) -> None:
     tensors(shorten)(folder)
 
 
-def scale_a_row(folder: Path) -> None:
+def too_few_scales(folder: Path) -> None:
     def change(content: Tensors) -> None:
         content[f"{Q_PROJ}.weight"] = content[f"{Q_PROJ}.weight"].to(torch.float8_e4m3fn)
-        content[f"{Q_PROJ}.weight_scale"] = torch.ones(64, 1)
+        content[f"{Q_PROJ}.weight_scale"] = torch.ones(63, 1)
 
     tensors(change)(folder)
 
@@ -149,13 +149,13 @@ BAD: dict[str, tuple[Breaking, tuple[str, ...]]] = {
     "pickle": (another("model.pt", saved={"a": ONE}), ("model.pt", "pickle", "convert")),
     "pickle in disguise": (another("x.safetensors", saved={"a": ONE}), ("x.safetensors", "pickle")),
     "damaged bin": (another("model.bin", raw=b"\0" * 99), ("model.bin", "pickle")),
-    "GGUF": (another("bagel-Q4_K.gguf", raw=b"GGUF\x03" + b"\0" * 99), ("bagel-Q4_K.gguf", "GGUF", "bf16")),
-    "INT8": (tensors(lambda t: t.update({f"{Q_PROJ}.SCB": ONE})), (EMA, "INT8", f"{Q_PROJ}.SCB", "bf16")),
-    "nf4": (tensors(lambda t: t.update({f"{Q_PROJ}.weight.quant_map": ONE})), (EMA, "4-bit", "bf16")),
+    "GGUF": (another("bagel-Q4_K.gguf", raw=b"GGUF\x03" + b"\0" * 9), ("bagel-Q4_K.gguf", "GGUF", "cut short")),
+    "INT8": (tensors(lambda t: t.update({f"{Q_PROJ}.SCB": ONE})), (EMA, "int8", f"{Q_PROJ}.weight", "BF16")),
+    "nf4": (tensors(lambda t: t.update({f"{Q_PROJ}.weight.quant_map": ONE})), (EMA, "quant_map", "quant_state")),
     "DFloat11": (only({"language_model.model.layers.0.encoded_exponent": ONE}), (EMA, "DFloat11", "bf16")),
     "GPTQ": (only({f"{Q_PROJ}.qweight": ONE}), (EMA, "GPTQ", "bf16")),
     "integers": (tensors(lambda t: t.update({NORM: t[NORM].to(torch.int8)})), (EMA, NORM, "I8", "bf16")),
-    "fp8 with a scale a row": (scale_a_row, (EMA, "weight_scale")),
+    "fp8 with too few scales": (too_few_scales, (EMA, "weight_scale")),
     "two networks": (copied(EMA, "b.safetensors"), (EMA, "b.safetensors", "Give the file")),
     "two prefixes": (copied(EMA, "b.safetensors", "model."), (EMA, "b.safetensors (model.)")),
     "a tensor twice": (

@@ -229,7 +229,10 @@ def settings(file: str, edit: Callable[[dict], object]) -> Callable[[Path], None
         (tensors("vlm", lambda t: t.update(extra=torch.ones(2))), "unexpected (extra)"),
         (tensors("vlm", lambda t: t.update({"mlp1.1.bias": torch.ones(3)})), "mlp1.1.bias is [3]"),
         (tensors("vlm", lambda t: t.pop("language_model.model.embed_tokens.weight")), "embed_tokens.weight is missing"),
-        (tensors("vlm", lambda t: t.update({"language_model.x.SCB": torch.ones(1)})), "INT8"),
+        (
+            tensors("vlm", lambda t: t.update({"language_model.x.SCB": torch.ones(1)})),
+            "x.SCB belongs to a weight that is missing",
+        ),
         (tensors("generation_decoder", lambda t: t.pop("decoder.proj_out.bias")), "decoder.proj_out.bias"),
         (tensors("vae", lambda t: t.pop("decoder.conv_out.bias")), "Qwen-Image's autoencoder"),
         (lambda f: (f / "vlm" / "config.json").write_text("{"), "not valid JSON"),

@@ -1,0 +1,30 @@
+"""What a packing is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Parts = Mapping[str, Tensor]
+Told = Mapping[str, Any]
+Shape = tuple[int, int]  # of the matrix, [N, K]: outputs and inputs of a linear layer
+
+
+class Packing(ABC):
+    """One way to keep a matrix in memory. It has no state: everything is in the parts and in what is told of them."""
+
+    @abstractmethod
+    def multiply_out(self, parts: Parts, told: Told, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """The matrix, [N, K] of `dtype` on the device of the parts."""
+
+    def can_take(self, told: Told, shape: Shape) -> bool:
+        """Whether `take` works: no row shares anything with another one that is not shared by all."""
+        return True
+
+    @abstractmethod
+    def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
+        """The parts of these rows [R] int64 alone, whose shape is [R, K]."""

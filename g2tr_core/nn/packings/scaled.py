@@ -1,0 +1,30 @@
+"""fp8 and int8 with a scale: for the whole matrix, or one for each of its rows (a row makes one output)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .packing import Packing, Parts, Shape, Told
+
+
+class Scaled(Packing):
+    """`weight` [N, K] fp8 or int8, `weight_scale` [] or [N, 1] fp32: their product.
+
+    The formats float8_e4m3fn, float8_e5m2 and int8_tensorwise of ComfyUI's `quant_ops.QUANT_ALGOS`.
+    """
+
+    def multiply_out(self, parts: Parts, told: Told, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """See `Packing`; the product is rounded once."""
+        return parts["weight"].to(dtype, copy=True).mul_(parts["weight_scale"])
+
+    def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
+        """See `Packing`."""
+        scale = parts["weight_scale"]
+        taken = scale if scale.numel() == 1 else scale[rows]
+        return {"weight": _bytes_of(parts["weight"], rows), "weight_scale": taken}
+
+
+def _bytes_of(weight: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix of one-byte values: torch cannot index all of their types."""
+    return weight.view(torch.uint8)[rows].view(weight.dtype)
