@@ -112,11 +112,20 @@ def to_tensor(image: Image.Image) -> Tensor:
     Raises:
         ImageError: the picture is of another mode.
     """
+    return to_levels(image).to(torch.float32).div(255)
+
+
+def to_levels(image: Image.Image) -> Tensor:
+    """An RGB picture as uint8 [H, W, 3].
+
+    Raises:
+        ImageError: the picture is of another mode.
+    """
     if image.mode != "RGB":
         raise ImageError(
             f"a picture of mode {image.mode} where RGB is needed", where="image", fix="Use open_image first"
         )
-    return torch.from_numpy(np.array(image)).to(torch.float32).div(255)
+    return torch.from_numpy(np.array(image))
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
@@ -63,6 +63,17 @@ class Run:
     def tell_prefill(self, done: int, total: int) -> None:
         """Say how many layers of a long prefill are done."""
         self.tell("prefill", done, total)
+
+
+@contextlib.contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Compute on one CPU thread inside, where that is wanted: tiny networks wait for several, minutes under load."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def inference(function: F) -> F:

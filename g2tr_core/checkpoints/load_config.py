@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError, shown
-from ..nn.operations import FLOAT8, Operations, casting
+from ..nn.operations import FLOAT8, Operations, casting, loaded
 from .packed import PackedTensor
 from .stored import StoredTensor, check_device, check_tensors
 
@@ -47,6 +47,7 @@ class LoadConfig:
             `comfy_quant`. Where only `operations` is given, weights are multiplied out to `dtype`.
         convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
             room for.
+        defer_vae: load the autoencoder when it is first used: its imports take seconds, and questions seldom need it.
 
     Raises:
         SettingsError: a type or device cannot be used.
@@ -59,6 +60,7 @@ class LoadConfig:
     operations: Operations | None = None
     quantised_operations: Operations | None = None
     convert_on: torch.device | str | None = None
+    defer_vae: bool = False
 
     def __post_init__(self) -> None:
         _check_dtype("dtype", self.dtype, COMPUTE_DTYPES)
@@ -138,7 +140,7 @@ def load_network(
         OutOfMemoryError: it cannot hold all of them.
     """
     # torch.nn's names and shapes are the measure: other operations may not know theirs before they are loaded.
-    measure = build(device="meta")
+    measure = build(operations=loaded, device="meta")
     check_tensors(stored, measure.state_dict(), model=model, fix=fix)
     layers = {f"{name}.weight": layer for name, layer in measure.named_modules()}
     kept_as = {name: config.of(name, tensor, layers.get(name)) for name, tensor in stored.items()}
@@ -149,7 +151,7 @@ def load_network(
         # ComfyUI's quantised layers bring weights to where they were built. They are built without their weights.
         operations, device = config.quantised_operations, config.home
     elif operations is None:
-        operations = nn if set(kept_as.values()) == {config.dtype} else casting
+        operations = loaded if set(kept_as.values()) == {config.dtype} else casting
     with suppress(torch.OutOfMemoryError):
         network = build(operations=operations, compute_dtype=config.dtype, device=device, dtype=config.dtype)
         weights: dict[str, Tensor] = {}

@@ -46,7 +46,7 @@ class Outcome:
 def ask(args: Namespace, console: Console, progress: Progress | None) -> Outcome:
     """Answer a question about pictures."""
     prepared = prepare(_job(args, "ask", args.question))
-    model = load_model(args, console)
+    model = load_model(args, console, defer_vae=True)
     answer = run(model, prepared, progress)
     fields = _fields(args, answer=answer.text, thinking=answer.thinking)
     return Outcome(answer.text, fields, answer.report, answer.thinking)
@@ -67,7 +67,7 @@ def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outc
     if args.heat and args.method is None:
         args.method = "g2tr"  # the preferred one does not compare tokens with the latent
     output, prepared = check_output(args.output), prepare_reading(_job(args, "ask", ""))
-    model = load_model(args, console)
+    model = load_model(args, console, defer_vae=True)
     reading = read(model, prepared, "answer", progress)
     views = reading.token_views()
     drawn = [token_map.heat(view) if args.heat else token_map.draw(view) for view in views]
@@ -106,10 +106,15 @@ COMMANDS: dict[str, Callable[[Namespace, Console, Progress | None], Outcome]] = 
 }
 
 
-def load_model(args: Namespace, console: Console) -> UnifiedModel:
-    """Load the model that the options name, on the device and in the types that they name."""
+def load_model(args: Namespace, console: Console, *, defer_vae: bool = False) -> UnifiedModel:
+    """Load the model that the options name, on the device and in the types that they name.
+
+    With `defer_vae` its autoencoder waits until something needs it.
+    """
     device = _best_device() if args.device == "auto" else args.device
     dtype = ("fp32" if device == "cpu" else "bf16") if args.dtype == "auto" else args.dtype
+    if args.model is None and device == "cpu":
+        torch.set_num_threads(1)  # networks this small wait for threads longer than they compute
     console.tell(SMALL if args.model is None else f"Loading {args.model} on {device} in {dtype} ...")
     model = load(
         args.model or CHECKPOINT,
@@ -118,6 +123,7 @@ def load_model(args: Namespace, console: Console) -> UnifiedModel:
         weight_dtype=DTYPES.get(args.weight_dtype),
         vae=args.vae,
         tokenizer=args.tokenizer,
+        defer_vae=defer_vae,
     )
     model.special_tokens = args.special_tokens
     return model

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
-from torch.nn.attention.bias import causal_lower_right
 
 SCORES = 2**25  # how many may be written out at once where no back end does without: 128 MiB in fp32
 CHANNELS = 8  # what weights add to a head where flash runs, which wants widths of a multiple of 8; three are used
@@ -188,9 +187,19 @@ def _attention(query: Tensor, rows: KeyValues, causal: bool, scale: float | None
         unseen = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu(seen - new + 1)
         mask = mask.masked_fill(unseen, -torch.inf)
     elif mask is None and causal and 1 < new < seen:
-        mask = causal_lower_right(new, seen)
+        mask = _lower_right(new, seen, q.device)
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=upper_left, scale=scale, enable_gqa=grouped)
     return out.transpose(-3, -2).reshape(*query.shape[:-2], -1)
+
+
+def _lower_right(new: int, seen: int, device: torch.device) -> Tensor:
+    """What lets query i of `new` see keys up to seen − new + i."""
+    if device.type == "cuda":  # flash does it natively; importing it takes a second, which a CPU can do without
+        from torch.nn.attention.bias import causal_lower_right
+
+        native: Tensor = causal_lower_right(new, seen)
+        return native
+    return torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
 
 
 def _flash_takes_channels(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -82,7 +82,14 @@ class CastingLinear(PackedLayer, nn.Linear):
         return torch.cat(pieces, dim=-1)
 
 
-class CastingEmbedding(PackedLayer, nn.Embedding):
+class LoadedEmbedding(nn.Embedding):
+    """A table whose values are loaded: drawing them first, even without memory, imports a second of torch._dynamo."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class CastingEmbedding(PackedLayer, LoadedEmbedding):
     """A table whose rows may be packed: only those that are looked up are multiplied out."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -95,6 +102,11 @@ class CastingEmbedding(PackedLayer, nn.Embedding):
             return super().forward(input)
         return self._rows(input.flatten(), self.dtype).unflatten(0, input.shape)
 
+
+loaded = SimpleNamespace(
+    Linear=nn.Linear, Embedding=LoadedEmbedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
+)
+"""torch.nn's layers for weights that come from a file in the type in which they are used."""
 
 casting = SimpleNamespace(
     Linear=CastingLinear, Embedding=CastingEmbedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d

@@ -26,6 +26,7 @@ from ...g2tr_core.errors import OutOfMemoryError, SettingsError
 from ...g2tr_core.generation.settings import Decoding, Sampling, noise_seed
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.report import Report
+from ...g2tr_core.run import one_thread
 from ...g2tr_core.umm.contract import UnifiedModel
 from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
 from ...g2tr_core.umm.registry import Purpose, Size
@@ -130,7 +131,8 @@ class ManagedModel:
         self.model.device = self.patcher.load_device
         try:
             try:
-                yield
+                with one_thread(self._caveat is not None and self.model.device.type == "cpu"):
+                    yield
             finally:
                 if reading is not None:
                     reading.account()

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from g2tr_core import __version__
 from g2tr_core.cli import bench, commands, main, terminal
 from g2tr_core.cli.options import parser
-from g2tr_core.embedded import PHOTO
+from g2tr_core.embedded import PHOTO, SAMPLE
 from g2tr_core.figures import token_map
 from g2tr_core.generation.settings import Decoding, Renorm
 from g2tr_core.reduction import Reduction
@@ -85,7 +85,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_report(report: dict[str, Any], stages: set[str]) -> None:
     """A denoising step is in it where there was one."""
     counts = {"visual_tokens", "kv_bytes", "prefill_flops"}
-    counts |= {"step_rows", "step_flops"} if "denoise" in stages else set()
+    counts |= {"step_rows", "step_flops", "evaluations"} if "denoise" in stages else set()
     assert set(report) == {*counts, "ms", "notes"}
     for quantity in counts:
         assert set(report[quantity]) == {"before", "after"}
@@ -448,7 +448,7 @@ class TestHelp:
         task: ImageTask = "edit" if command == "edit" else "imagine"
         sampling = model.facts.sampling[task]
         settings = {
-            **vars(sampling),
+            **vars(sampling) | {"speed": model.facts.speed},
             **vars(sampling.guidance),
             **vars(Reduction(method=PREFERRED)),
             **vars(Decoding()),
@@ -489,6 +489,14 @@ class TestProcess:
         assert (done.returncode, json.loads(done.stdout)["model"]) == (0, "embedded")
         assert done.stderr.startswith("The embedded model is tiny and knows only its own world")
         assert Image.open(output).size == (64, 48)
+
+    def test_a_question_imports_no_more_than_it_uses(self) -> None:
+        """The autoencoder's library and torch's compiler take seconds, and a question needs neither."""
+        arguments = ["ask", str(SAMPLE.picture), SAMPLE.question, "--quiet", "--device", "cpu"]
+        slow = ("diffusers", "torch._dynamo", "sympy", "torch._inductor")
+        code = f"import sys; from g2tr_core.cli import main; main({arguments}); print(*{{*sys.modules}} & {{*{slow}}})"
+        answer, imported = python("-c", code).stdout.split("\n")[:2]
+        assert answer and not imported
 
     @pytest.mark.parametrize("library", ["torch", "tqdm"])
     def test_a_missing_library_is_named(self, library: str, model: str) -> None:

@@ -137,8 +137,8 @@ def test_a_long_text_behind_a_prefix_never_writes_out_its_whole_mask(monkeypatch
     query, key = torch.randn(new, HEADS, DIM), torch.randn(rows, HEADS, DIM)
     ranges = [KeyValues(key, key)]
     expected = attention(query, ranges, causal=True)
-    masks, real = [], attention_module.causal_lower_right
-    monkeypatch.setattr(attention_module, "causal_lower_right", lambda *size: masks.append(size) or real(*size))
+    masks, real = [], attention_module._lower_right
+    monkeypatch.setattr(attention_module, "_lower_right", lambda *size: masks.append(size[:2]) or real(*size))
     monkeypatch.setattr(attention_module, "SCORES", 300)
     torch.testing.assert_close(attention(query, ranges, causal=True), expected, atol=1e-5, rtol=1e-5)
     assert len(masks) == new // 5 and max(rows * columns for rows, columns in masks) <= 300
@@ -289,9 +289,7 @@ def test_keys_are_expanded_only_where_flash_cannot_run(
     params = []
     monkeypatch.setattr("g2tr_core.nn.attention.SDPAParams", lambda *each: params.append(each))
     monkeypatch.setattr("g2tr_core.nn.attention.can_use_flash_attention", lambda _: True)
-    monkeypatch.setattr(
-        "g2tr_core.nn.attention.causal_lower_right", lambda *size: torch.ones(size, device="cuda").bool()
-    )
+    monkeypatch.setattr("g2tr_core.nn.attention._lower_right", lambda *size: torch.ones(size[:2], device="cuda").bool())
     with FakeTensorMode():
         query = torch.empty(new, 8, 64, device="cuda", dtype=torch.bfloat16)
         key = torch.empty(rows, 2, 64, device="cuda", dtype=torch.bfloat16)

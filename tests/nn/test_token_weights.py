@@ -154,7 +154,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor 
         return q.new_empty(*q.shape[:-1], v.shape[-1])
 
     monkeypatch.setattr(attention_module.F, "scaled_dot_product_attention", attend)
-    monkeypatch.setattr(attention_module, "causal_lower_right", lambda *size: torch.ones(size, device="cuda").bool())
+    monkeypatch.setattr(attention_module, "_lower_right", lambda *size: torch.ones(size[:2], device="cuda").bool())
     monkeypatch.setattr(attention_module, "SDPAParams", lambda *call: call)
     monkeypatch.setattr(attention_module, "can_use_efficient_attention", lambda _: True)
     return asked
@@ -182,7 +182,7 @@ def test_on_cuda_weights_travel_in_channels_to_flash(
     ((q, k, mask, options),) = calls
     assert q.shape == (1, 8, new, 136) and k.shape == (1, 2, 9, 136), "neither expanded nor masked"
     assert options == {"is_causal": causal and new == 9, "scale": 128**-0.5, "enable_gqa": True}
-    assert (mask is not None) == (causal and 1 < new < 9), "causal_lower_right, which flash knows"
+    assert (mask is not None) == (causal and 1 < new < 9), "the causal mask that flash knows"
 
 
 @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 128), (torch.float16, 256)])

@@ -17,6 +17,7 @@ from ...checkpoints.tokenizer import check_vocabulary
 from ...errors import CheckpointError, shown
 from ...files import path_of
 from ...generation.settings import Sampling
+from ..deferred import Deferred
 from ..registry import ImageTask
 from .config import VIT, BagelConfig, ResizeRule, read_config, read_sampling, vae_groups
 from .facts import BAGEL
@@ -45,7 +46,7 @@ class Parts:
 
     config: BagelConfig
     network: BagelNetwork
-    vae: Autoencoder
+    vae: Autoencoder | Deferred[Autoencoder]
     tokenizer: Any
     tokens: SpecialTokens
     sampling: Mapping[ImageTask, Sampling] = field(default_factory=lambda: BAGEL.sampling)
@@ -90,8 +91,10 @@ def load_parts(
     fix = f"{GET_BAGEL}; for one shard of several, give their folder"
     network = load_network(build, weights, load_config, model="BAGEL", fix=fix)
     groups = vae_groups(parts.folder / "config.json")
-    autoencoder = load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home, groups=groups)
-    return Parts(config, network, autoencoder, words, tokens, sampling)
+    deferred = Deferred(
+        lambda: load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home, groups=groups)
+    )
+    return Parts(config, network, deferred if load_config.defer_vae else deferred.value, words, tokens, sampling)
 
 
 def _without_unused(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Bagel(UnifiedModel[BagelReading, KVPrefix]):
+class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
     """See `contract.UnifiedModel`. Sides are made at the nearest multiples of 16 and scaled."""
 
     facts, solver = BAGEL, "euler"
@@ -46,11 +46,10 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix]):
     estimate = BagelMemoryEstimate
     config: BagelConfig
     network: BagelNetwork
-    vae: Autoencoder
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu") -> None:
-        super().__init__(parts.network.compute_dtype, device)
-        self.config, self.network, self.vae = parts.config, parts.network, parts.vae
+        super().__init__(parts.network.compute_dtype, parts.vae, device)
+        self.config, self.network = parts.config, parts.network
         self.tokenizer, self.sampling = parts.tokenizer, parts.sampling
 
     @classmethod

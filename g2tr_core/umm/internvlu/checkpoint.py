@@ -16,6 +16,7 @@ from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ...checks import one_of
 from ...errors import CheckpointError
 from ...files import path_of
+from ..deferred import Deferred
 from .config import AreaRule, InternVLUConfig, KeptPositions, read_config
 from .layout import GET_INTERNVLU, find_parts
 from .network import InternVLUNetwork
@@ -48,7 +49,7 @@ class Parts:
 
     config: InternVLUConfig
     network: InternVLUNetwork
-    vae: Autoencoder
+    vae: Autoencoder | Deferred[Autoencoder]
     words: ChatTokenizer
 
 
@@ -90,7 +91,8 @@ def load_parts(
     build = partial(InternVLUNetwork, config, known.special)
     weights = transformers_names(stored)
     network = load_network(build, weights, load_config, model="InternVL-U", fix=GET_INTERNVLU)
-    return Parts(config, network, load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home), known)
+    deferred = Deferred(lambda: load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home))
+    return Parts(config, network, deferred if load_config.defer_vae else deferred.value, known)
 
 
 def transformers_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

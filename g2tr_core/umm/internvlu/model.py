@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
+class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
     """See `contract.UnifiedModel`.
 
     `renorm` is not used, for this model has a damping of its own; `latent_pool` of a reduction counts visual tokens. A
@@ -51,11 +51,10 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning]):
     estimate = InternVLUMemoryEstimate
     config: InternVLUConfig
     network: InternVLUNetwork
-    vae: Autoencoder
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu") -> None:
-        super().__init__(parts.network.compute_dtype, device)
-        self.config, self.network, self.vae = parts.config, parts.network, parts.vae
+        super().__init__(parts.network.compute_dtype, parts.vae, device)
+        self.config, self.network = parts.config, parts.network
         self.words, self.tokenizer = parts.words, parts.words.tokenizer
 
     @classmethod

@@ -32,17 +32,23 @@ class Prepared:
         tile: [3, S, S] bf16 for the ViT, normalised with the mean and deviation of its training pictures.
         vit_image: the same tile for people.
         vit_grid: rows and columns of visual tokens that the ViT makes of it.
-        vae_pixels: [3, H, W] bf16 of -1..1 for the autoencoder.
-        size: width and height of `vae_pixels`, which is also the size that an edit of this picture is made at.
+        vae_image: the picture as the autoencoder sees it.
+        size: width and height of `vae_image`, which is also the size that an edit of this picture is made at.
         picture_size: width and height of the picture itself.
     """
 
     tile: Tensor
     vit_image: Image.Image
     vit_grid: Grid
-    vae_pixels: Tensor
+    vae_image: Image.Image
     size: Size
     picture_size: Size
+
+    @property
+    def vae_pixels(self) -> Tensor:
+        """[3, H, W] bf16 of -1..1 for the autoencoder. Made when asked for, which a question may never do."""
+        half = (0.5, 0.5, 0.5)
+        return normalise(_levels(self.vae_image), half, half)
 
 
 def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
@@ -58,12 +64,11 @@ def prepare(picture: Picture, config: InternVLUConfig) -> Prepared:
     image = open_image(picture)
     levels = square_tile(image, config.vit_image)
     vae_image = image.resize(fit_size(*image.size, config.vae_resize), Image.Resampling.BICUBIC)
-    half = (0.5, 0.5, 0.5)
     return Prepared(
         tile=normalise(levels, config.image_mean, config.image_std),
         vit_image=Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()),
         vit_grid=config.visual_grid,
-        vae_pixels=normalise(_levels(vae_image), half, half),
+        vae_image=vae_image,
         size=vae_image.size,
         picture_size=image.size,
     )
