@@ -23,7 +23,7 @@ from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel
 from .read import shots
-from .sampling import SamplingOptions, sampling_inputs, settings
+from .sampling import OWN, SamplingOptions, sampling_inputs, settings
 from .sockets import (
     CATEGORY,
     ReductionSettings,
@@ -123,6 +123,7 @@ class Compare(io.ComfyNode):
         steps: int = 0,
         text_scale: float = 0.0,
         image_scale: float = 0.0,
+        speed: str = OWN,
         reduction: ReductionSettings | None = None,
         max_tokens: int = 256,
         options: SamplingOptions | None = None,
@@ -133,8 +134,8 @@ class Compare(io.ComfyNode):
         others = Reduction(method=PREFERRED) if reduction is None else reduction.reduction
         reductions = [replace(others, keep_ratio=ratio) for ratio in parsed(ratios)]
         decoding = Decoding(max_tokens, seed=seed)
-        scales = {"text_scale": text_scale, "image_scale": image_scale}
-        sampling, think = settings(model.model, cls.TASK, options, seed=seed, steps=steps, **scales)
+        numbers = {"steps": steps, "text_scale": text_scale, "image_scale": image_scale}
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, speed=speed, **numbers)
         sheets, tables = [], []
         for pictures, priority in shots(images, reduction):
             entries, notes = [], []

@@ -15,7 +15,7 @@ from ..g2tr_core.umm.registry import ImageTask, Size
 from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel, ManagedReading
-from .sampling import SamplingOptions, image_outputs, packed, sampling_inputs, settings
+from .sampling import OWN, SamplingOptions, image_outputs, packed, sampling_inputs, settings
 from .sockets import (
     CATEGORY,
     arrived,
@@ -85,6 +85,7 @@ class Edit(io.ComfyNode):
         steps: int = 0,
         text_scale: float = 0.0,
         image_scale: float = 0.0,
+        speed: str = OWN,
         output_size: str = AS_PICTURE,
         options: SamplingOptions | None = None,
         model: ManagedModel | None = None,
@@ -94,7 +95,7 @@ class Edit(io.ComfyNode):
         prompt("instruction", instruction)
         model = model or reading.owner
         numbers = {"steps": steps, "text_scale": text_scale, "image_scale": image_scale}
-        sampling, think = settings(model.model, cls.TASK, options, seed=seed, **numbers)
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, speed=speed, **numbers)
         edited = model.edit(reading, instruction, sampling, _asked_size(reading, options), think)
         own = reading.reading.picture_size
         if output_size == AS_PICTURE and _asked_size(reading, options) == reading.size and own is not None:

@@ -53,6 +53,7 @@ def facts(task: ImageTask = "edit", thinks: bool = True, say: Phrases = ENGLISH)
         "max_think_tokens": {known.name: str(known.thinking.max_tokens) for known in models()},
         "width": {known.name: str(known.default_size[0]) for known in models()},
         "height": {known.name: str(known.default_size[1]) for known in models()},
+        "speed": {known.name: known.speed for known in models()},
         "largest_side": {known.name: str(known.sides.largest) for known in models()},
         "latents": {known.name: LATENT_SPACE_NAMES[known.latent_space] for known in models()},
         "gigabytes": {known.name: say.gigabytes.format(value=f"{known.download.gigabytes:.0f}") for known in models()},

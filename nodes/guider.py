@@ -23,7 +23,7 @@ class Guider(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
-        scales = [entry for entry in sampling_inputs(cls.TASK) if entry.id != "steps"]
+        scales = [entry for entry in sampling_inputs(cls.TASK) if entry.id not in ("steps", "speed")]
         return io.Schema(
             node_id="G2TRGuider",
             display_name="Unified Guider (G²TR)",

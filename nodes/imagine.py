@@ -11,7 +11,7 @@ from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel
-from .sampling import SamplingOptions, image_outputs, packed, sampling_inputs, settings, side_inputs
+from .sampling import OWN, SamplingOptions, image_outputs, packed, sampling_inputs, settings, side_inputs
 from .sockets import CATEGORY, arrived, blank, model_input, options_input, seed_input, shown_again
 
 
@@ -63,12 +63,14 @@ class Imagine(io.ComfyNode):
         seed: int = 0,
         steps: int = 0,
         text_scale: float = 0.0,
+        speed: str = OWN,
         options: SamplingOptions | None = None,
     ) -> io.NodeOutput:
         """Generate."""
         checks.prompt("prompt", prompt)
         model = arrived("model", model)
-        sampling, think = settings(model.model, cls.TASK, options, seed=seed, steps=steps, text_scale=text_scale)
+        numbers = {"steps": steps, "text_scale": text_scale}
+        sampling, think = settings(model.model, cls.TASK, options, seed=seed, speed=speed, **numbers)
         own_width, own_height = model.model.default_size
         generated = model.imagine(prompt, sampling, (width or own_width, height or own_height), think)
         return packed(cls, model, generated, sampling, options, Report(notes=model.caveats()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,6 +10,7 @@ from comfy_api.latest import io
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .sampling import SamplingOptions, further_inputs
+from .sampling import step_cache as guessing
 from .sockets import CATEGORY, OptionsSocket
 
 
@@ -32,6 +34,6 @@ class Options(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **options: Any) -> io.NodeOutput:
-        """Pack."""
-        return io.NodeOutput(SamplingOptions(**options).checked())
+    def execute(cls, step_cache: Mapping[str, Any] | None = None, **options: Any) -> io.NodeOutput:
+        """Pack. ComfyUI leaves out a choice that it does not know."""
+        return io.NodeOutput(SamplingOptions(**options, step_cache=guessing(step_cache)).checked())

@@ -6,13 +6,22 @@ right when another model is loaded into it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from comfy_api.latest import io
 
 from ..g2tr_core.errors import SettingsError
-from ..g2tr_core.generation.settings import Decoding, Guidance, Renorm, Sampling, check_flow_time
+from ..g2tr_core.generation.settings import (
+    Decoding,
+    Guidance,
+    Renorm,
+    Sampling,
+    Speed,
+    StepCaching,
+    check_flow_time,
+)
 from ..g2tr_core.report import Report
 from ..g2tr_core.umm.contract import UnifiedModel
 from ..g2tr_core.umm.registry import ImageTask, models
@@ -20,16 +29,18 @@ from ..g2tr_core.umm.values import GeneratedImage
 from .facts import tip
 from .host import outputs
 from .host.memory import ManagedModel
+from .sockets import chosen as choice_of
 from .sockets import number_input, report_output, thinking_output, whole_input
 
 LARGEST_SIDE = max(known.sides.largest for known in models())  # pixels; each model refuses what is too much for it
 SIDE_STEP = max(known.sides.step for known in models())
 LARGEST_SCALE = 100.0  # the core's limit, of the time shift too
 OWN = "model's own"
+AS_SPEED, BY_NUMBER, BY_CHANGE = "as speed says", "every so many steps", "by change"
 
 
 def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
-    """Steps and guidance scales."""
+    """Steps, guidance scales and speed."""
     text_scale = (
         "How strongly the picture follows the text (CFG); 0 is the model's own: {text_scale}. 4 to 8 suits most; 1 "
         "turns all guidance off: faster and much weaker."
@@ -45,7 +56,64 @@ def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
         *(  # by 1: a click does not land between 0 and 1, where no model has a meaning for it
             number_input(name, high=LARGEST_SCALE, step=1.0, tooltip=tip(text, task)) for name, text in scales.items()
         ),
+        io.Combo.Input(
+            "speed",
+            options=[OWN, *get_args(Speed)],
+            default=OWN,
+            tooltip=tip(
+                "exact runs the model in every step. balanced and fast guess some steps from those before, in less "
+                "than half and about a third of the time; small details may come out differently. The model's own: "
+                "{speed}. What is lost was measured on the small demo model; real weights were not at hand. If an "
+                "edit looks wrong, try exact."
+            ),
+        ),
     ]
+
+
+def step_cache_options() -> list[io.DynamicCombo.Option]:
+    """Which steps are guessed, in numbers."""
+    own = StepCaching()
+
+    def share(name: str, text: str) -> Any:
+        return number_input(name, getattr(own, name), high=1.0, tooltip=text, advanced=True)
+
+    def whole(name: str, low: int, high: int, text: str) -> Any:
+        return whole_input(name, getattr(own, name), low=low, high=high, tooltip=text, advanced=True)
+
+    around = [
+        share("start", "Steps before this share of all steps are never guessed: they decide on the layout."),
+        share("end", "Steps behind this share of all steps are never guessed: they decide on details."),
+    ]
+    guessing = [
+        whole("order", 0, 4, "0 holds the last step's direction, 1 goes on in a straight line, 2 in a parabola."),
+        whole(
+            "refresh",
+            1,
+            1000,
+            "How many evaluations share what barely changes from step to step: the tokens around the latent, which in "
+            "some models need half of the weights. 1 computes them every time.",
+        ),
+    ]
+    every = whole("every", 1, 1000, "The model runs in every second, third, … of the steps between.")
+    change = number_input(
+        "change",
+        0.1,
+        low=0.01,
+        high=10.0,
+        tooltip="The model runs as soon as its direction must have changed by this share. Lower is more exact.",
+        advanced=True,
+    )
+    return [
+        io.DynamicCombo.Option(AS_SPEED, []),
+        io.DynamicCombo.Option(BY_NUMBER, [*around, every, *guessing]),
+        io.DynamicCombo.Option(BY_CHANGE, [*around, change, *guessing]),
+    ]
+
+
+def step_cache(choice: Mapping[str, Any] | None) -> StepCaching | None:
+    """What a choice of `step_cache_options` means; None goes by the speed."""
+    numbers = dict(choice_of("step_cache", choice, step_cache_options()))
+    return None if numbers.pop("step_cache") == AS_SPEED else StepCaching(**numbers)
 
 
 def side_inputs(own: str) -> list[Any]:
@@ -117,6 +185,12 @@ def further_inputs(task: ImageTask) -> list[Any]:
             tooltip="Run all guidance branches at once. Off needs less memory and is slower, most of all when the "
             "model is offloaded.",
         ),
+        io.DynamicCombo.Input(
+            "step_cache",
+            options=step_cache_options(),
+            tooltip="Which steps are guessed instead of computed, in numbers: every so many steps, or whenever the "
+            "direction has changed by little. These go before the speed of the node.",
+        ),
         *(
             whole_input(
                 f"edit_{side}",
@@ -145,6 +219,7 @@ class SamplingOptions:
         think: whether the model plans first.
         max_think_tokens: of the plan; 0 is the model's own.
         timestep_shift, interval_start, interval_end, renorm, renorm_min, batch_guidance: see `chosen`.
+        step_cache: which steps are guessed; None goes by the speed.
         edit_width, edit_height: of an edit; 0 for what the edit says.
         save_prefix: of files in the output folder; empty to save nothing.
     """
@@ -157,6 +232,7 @@ class SamplingOptions:
     renorm: Any = OWN
     renorm_min: float = 0.0
     batch_guidance: bool = True
+    step_cache: StepCaching | None = None
     edit_width: int = 0
     edit_height: int = 0
     save_prefix: str = ""
@@ -164,8 +240,8 @@ class SamplingOptions:
     @property
     def numbers(self) -> dict[str, Any]:
         """Those that `chosen` takes."""
-        names = ("timestep_shift", "interval_start", "interval_end", "renorm", "renorm_min", "batch_guidance")
-        return {name: getattr(self, name) for name in names}
+        apart = ("think", "max_think_tokens", "edit_width", "edit_height", "save_prefix")
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in apart}
 
     def checked(self) -> SamplingOptions:
         """Itself.
@@ -208,7 +284,8 @@ def settings(
         SettingsError: a value is outside the core's limits.
     """
     options = options or SamplingOptions()
-    sampling = chosen(model.default_sampling(task, think=options.think), seed=seed, **options.numbers, **numbers)
+    own = replace(model.default_sampling(task, think=options.think), speed=model.facts.speed)
+    sampling = chosen(own, seed=seed, **options.numbers, **numbers)
     longest = options.max_think_tokens or model.thinking.max_tokens
     return sampling, replace(model.thinking, max_tokens=longest, seed=seed) if options.think else None
 
@@ -226,6 +303,8 @@ def chosen(
     renorm: Any = OWN,
     renorm_min: float = 0.0,
     batch_guidance: bool = True,
+    speed: Any = OWN,
+    step_cache: StepCaching | None = None,
 ) -> Sampling:
     """A node's numbers as the core's settings.
 
@@ -242,7 +321,15 @@ def chosen(
         renorm=own.guidance.renorm if renorm == OWN else renorm,
         renorm_min=renorm_min or own.guidance.renorm_min,
     )
-    return Sampling(steps or own.steps, timestep_shift or own.timestep_shift, guidance, seed, batch_guidance)
+    return Sampling(
+        steps=steps or own.steps,
+        timestep_shift=timestep_shift or own.timestep_shift,
+        guidance=guidance,
+        seed=seed,
+        batch_guidance=batch_guidance,
+        speed=own.speed if speed == OWN else speed,
+        step_cache=step_cache,
+    )
 
 
 def _interval(start: float, end: float, own: tuple[float, float]) -> tuple[float, float]:
@@ -296,8 +383,11 @@ def in_words(sampling: Sampling, generated: GeneratedImage) -> str:
     height, width = generated.pixels.shape[:2]
     guidance = sampling.guidance
     low, high = guidance.interval
+    made = generated.report.evaluations
+    speed = "by step_cache" if sampling.step_cache else sampling.speed
     return (
-        f"sampled with: steps {sampling.steps}, text_scale {guidance.text_scale:g}, "
-        f"image_scale {guidance.image_scale:g}, timestep_shift {sampling.timestep_shift:g}, "
-        f"guidance from {low:g} to {high:g}, seed {sampling.seed}, size {width}x{height}"
+        f"sampled with: steps {sampling.steps}, speed {speed} ({made.after} of {made.before} evaluations), "
+        f"text_scale {guidance.text_scale:g}, image_scale {guidance.image_scale:g}, "
+        f"timestep_shift {sampling.timestep_shift:g}, guidance from {low:g} to {high:g}, seed {sampling.seed}, "
+        f"size {width}x{height}"
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from g2tr_core.generation.flow import Branches, guided_velocity
+from g2tr_core.generation.flow import Branches, combined, evaluated
 from g2tr_core.generation.guidance import renormalised
 from g2tr_core.generation.settings import Sampling
 from g2tr_core.reduction import Reduction
@@ -156,7 +156,9 @@ def step_without_data(spoil: Any) -> Tensor:
         texts, shown = (model.model.prefill(model.empty(64, CPU), [block]).prefix for block in blocks)
         noise, time = torch.randn(2, 16, 4, 4), torch.tensor([0.5])
         denoiser = BagelDenoiser(network, (2, 2), torch.arange(4))
-        v = guided_velocity(denoiser, noise, time, 0.5, Branches((shown, texts), 0, 1), Sampling(), renormalised)
+        branches = Branches((shown, texts), 0, 1)
+        velocities = evaluated(denoiser, noise, time, branches.contexts, together=True)
+        v = combined(velocities, branches, Sampling(), renormalised, 0.5, len(noise))
         return spoil(noise - v * time)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from .. import __version__
-from ..generation.settings import Renorm
+from ..generation.settings import Renorm, Speed
 from ..reduction.methods import PREFERRED, described, method_name, offered, weighing
 from ..umm.registry import ImageTask, models, own_values
 
@@ -218,6 +218,12 @@ def _sampling(
     group = parser.add_argument_group("sampling")
     group.add_argument("--size", type=kind or _size, metavar="WxH", help=size)
     group.add_argument("--steps", type=whole, metavar="N", help=f"more are finer and slower {_own('steps', task)}")
+    group.add_argument(
+        "--speed",
+        choices=get_args(Speed),
+        help="exact evaluates the network in every step; balanced and fast guess the steps between from earlier ones, "
+        f"in less than half and in a third of the time {_by_model({known.name: known.speed for known in models()})}",
+    )
     group.add_argument(
         "--text-scale",
         type=float,

@@ -19,6 +19,7 @@ from ..run import FiniteWatch, Run
 from .guidance import Rule
 from .settings import Sampling
 from .solvers import Solver
+from .step_cache import StepCache
 
 C = TypeVar("C")
 C_contra = TypeVar("C_contra", contravariant=True)
@@ -40,7 +41,8 @@ class Denoiser(Protocol[C_contra]):
                 context: with two contexts and three seeds, samples 0–2 see the first one.
             t: [B], or [1] for all, flow times, 1 being noise.
             context: one a CFG branch; never changed.
-            options: for what hooks into a step (step caches, patches); unknown ones are ignored.
+            options: for what hooks into a step; unknown ones are ignored. `reuse`: whether what barely changes from
+                step to step may be taken from an earlier one; where it is absent, nothing is kept for a later one.
 
         Returns:
             [B, C, H, W] fp32 velocities.
@@ -80,27 +82,46 @@ class Branches(Generic[C]):
         return cls(tuple(contexts), *roles)
 
 
-def guided_velocity(
-    denoiser: Denoiser[C], x: Tensor, t: Tensor, time: float, branches: Branches[C], sampling: Sampling, rule: Rule
+def evaluated(
+    denoiser: Denoiser[C],
+    x: Tensor,
+    t: Tensor,
+    contexts: Sequence[C],
+    *,
+    together: bool,
+    options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """One guided evaluation: every distinct branch once, in one forward pass where `batch_guidance`.
+    """One evaluation of the network for some CFG branches.
 
     Args:
         denoiser: the network.
         x: [B, C, H, W].
         t: [1] on the device, the flow time.
-        time: the same on the host.
-        branches: what guidance compares.
-        sampling: scales, and whether branches run together.
-        rule: how velocities are combined.
+        contexts: of the branches.
+        together: in one forward pass.
+        options: for the network.
+
+    Returns:
+        [branches · B, C, H, W] fp32 velocities, ordered by branch.
     """
-    contexts = branches.contexts
-    if sampling.batch_guidance:
-        velocities = denoiser.forward(x.repeat(len(contexts), 1, 1, 1), t, contexts).chunk(len(contexts))
-    else:
-        velocities = tuple(denoiser.forward(x, t, (context,)) for context in contexts)
-    bare = None if branches.bare is None else velocities[branches.bare]
-    return rule(velocities[0], velocities[branches.no_text], bare, sampling.guidance, time)
+    if together and len(contexts) > 1:
+        return denoiser.forward(x.repeat(len(contexts), 1, 1, 1), t, contexts, options)
+    each = [denoiser.forward(x, t, (context,), options) for context in contexts]
+    return torch.cat(each) if len(each) > 1 else each[0]
+
+
+def combined(
+    velocities: Tensor, branches: Branches[C], sampling: Sampling, rule: Rule, time: float, samples: int
+) -> Tensor:
+    """The guided velocity of those of the branches, [branches · B, C, H, W] -> [B, C, H, W] for B `samples`.
+
+    Those of the full branch alone stay as they are.
+    """
+    each = velocities.split(samples)
+    if not sampling.guidance.acts_at(time):
+        return each[0]
+    bare = None if branches.bare is None else each[branches.bare]
+    return rule(each[0], each[branches.no_text], bare, sampling.guidance, time)
 
 
 def denoise(
@@ -111,6 +132,7 @@ def denoise(
     rule: Rule,
     solver: Solver,
     run: Run,
+    cache: StepCache | None = None,
 ) -> Tensor:
     """Go from noise to latents.
 
@@ -122,6 +144,7 @@ def denoise(
         rule: how velocities are combined.
         solver: with its schedule.
         run: told how far it is after every step, with the first picture as it would come out now.
+        cache: what guesses velocities of some steps; None evaluates all of them.
 
     Returns:
         [B, C, H, W] fp32.
@@ -131,13 +154,18 @@ def denoise(
     """
     times, watch = solver.times.tolist(), FiniteWatch("picture", denoiser.compute_dtype)
     on_device = solver.times.to(noise.device, non_blocking=True)
-    steps, x = len(times) - 1, noise
+    cache = cache or StepCache(None, times)
+    steps, x, samples = len(times) - 1, noise, len(noise)
     for step in range(steps):
-        now = on_device[step : step + 1]
-        if sampling.guidance.acts_at(times[step]):
-            velocity = guided_velocity(denoiser, x, now, times[step], branches, sampling, rule)
-        else:
-            velocity = denoiser.forward(x, now, branches.contexts[:1])
+        time, now = times[step], on_device[step : step + 1]
+        contexts = branches.contexts if sampling.guidance.acts_at(time) else branches.contexts[:1]
+        velocities = cache.guess(step, x, len(contexts))
+        if velocities is None:
+            together = sampling.batch_guidance
+            velocities = evaluated(denoiser, x, now, contexts, together=together, options=cache.options)
+            cache.keep(step, velocities, len(contexts))
+        velocity = combined(velocities, branches, sampling, rule, time, samples)
+        cache.note(x, velocity)
         run.tell("denoise", step + 1, steps, (x[0] - velocity[0] * now) if run.is_watched else None)
         x = solver.step(step, x, velocity)
         watch.look(x, step + 1)

@@ -9,6 +9,7 @@ from ..checks import flag, kind, number, one_of, seed, whole
 from ..errors import SettingsError
 
 Renorm = Literal["global", "channel", "text_channel"]
+Speed = Literal["exact", "balanced", "fast"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,51 @@ def noise_seed(task: Literal["edit", "imagine"], seed: int) -> int:
 
 
 @dataclass(frozen=True)
+class StepCaching:
+    """Which steps evaluate the network; the others guess its velocity from earlier ones (`step_cache`).
+
+    Args:
+        start, end: shares of the steps, 0 … 1, between which steps are guessed; those before and behind are evaluated,
+            and so are the first `order` + 1 and the last.
+        every: which of the steps between are evaluated: every second, third, …; 1 evaluates all of them.
+        change: above 0, steps are evaluated by change instead: as soon as the velocity must have changed by this share
+            of its length.
+        order: of the polynomial through earlier velocities: 0 holds the last one, 1 goes on in a straight line.
+        refresh: every how many evaluations the network computes anew what barely changes from step to step (the
+            markers around BAGEL's latent, which alone need its base weights); 1 always does.
+
+    Raises:
+        SettingsError: a value is outside its limits.
+    """
+
+    start: float = 0.1
+    end: float = 0.85
+    every: int = 4
+    change: float = 0.0
+    order: int = 1
+    refresh: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            number(name, getattr(self, name), low=0.0, high=1.0)
+        if self.start > self.end:
+            fix = "Set start to a share below end"
+            raise SettingsError(f"{self.start:g} lies behind end {self.end:g}", where="start", fix=fix)
+        whole("every", self.every, low=1, high=1000)
+        number("change", self.change, low=0.0, high=10.0)
+        whole("order", self.order, low=0, high=4)
+        whole("refresh", self.refresh, low=1, high=1000)
+
+
+SPEEDS: dict[Speed, StepCaching | None] = {
+    "exact": None,
+    "balanced": StepCaching(start=0.1, end=0.85, every=4, refresh=5),
+    "fast": StepCaching(start=0.05, end=0.9, every=5, refresh=5),
+}
+"""What each speed stands for; what it costs, `g2tr bench speed` measures."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How a picture is made.
 
@@ -104,6 +150,8 @@ class Sampling:
         seed: of the initial noise, which is the same on every device; any whole number from 0.
         batch_guidance: run all CFG branches in one forward pass. It reads every weight once a step instead of up to
             three times (what counts when weights are offloaded) and takes more memory for activations.
+        speed: whether every step evaluates the network (`exact`) or some are guessed, see `SPEEDS`.
+        step_cache: which ones, instead of what `speed` stands for.
 
     Raises:
         SettingsError: a value is outside its limits.
@@ -114,6 +162,8 @@ class Sampling:
     guidance: Guidance = field(default_factory=Guidance)
     seed: int = 0
     batch_guidance: bool = True
+    speed: Speed = "exact"
+    step_cache: StepCaching | None = None
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, low=1, high=1000)
@@ -121,3 +171,10 @@ class Sampling:
         kind("guidance", self.guidance, Guidance)
         seed(self.seed)
         flag("batch_guidance", self.batch_guidance)
+        one_of("speed", self.speed, get_args(Speed))
+        kind("step_cache", self.step_cache, StepCaching, or_none=True)
+
+    @property
+    def caching(self) -> StepCaching | None:
+        """Which steps are guessed; None evaluates all of them."""
+        return self.step_cache or SPEEDS[self.speed]

@@ -29,7 +29,7 @@ SETTINGS = tuple(
     setting.name
     for kind in (Reduction, Decoding, Sampling, Guidance)
     for setting in fields(kind)
-    if setting.name not in ("seed", "guidance")
+    if setting.name not in ("seed", "guidance", "step_cache")
 )
 """What the settings of a job may name."""
 
@@ -121,7 +121,8 @@ def run(
     if job.task == "ask":
         answer = model.answer(reading, job.prompt, decoding=decoding, think=job.think, progress=progress)
         return Result(answer.text, (), answer.thinking, answer.report.after(earlier))
-    sampling = _sampling(job, model.default_sampling(job.task, think=job.think))
+    own = replace(model.default_sampling(job.task, think=job.think), speed=model.facts.speed)
+    sampling = _sampling(job, own)
     size = None if job.size == "model" else job.size
     if reading is None:
         made = model.imagine(job.prompt, sampling, size=size, think=plan, progress=progress)

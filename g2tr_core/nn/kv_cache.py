@@ -286,7 +286,7 @@ class Writer:
         return [*before, self._cache.view(layer, self._ends[layer])]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScratchBlock:
     """A denoising block beside its prefixes: it attends to them and to itself, and leaves nothing behind.
 
@@ -294,9 +294,14 @@ class ScratchBlock:
 
     Args:
         prefixes: one a CFG branch. Others may read and continue them at the same time.
+        kept: for each layer, keys and values [B, u, H_kv, D] of rows of the block that do not travel with it this
+            time, because an earlier step's serve; None where all of them do.
+        keep: how many rows, the first ones of the block, to put into `kept` on their way through.
     """
 
     prefixes: Sequence[KVPrefix]
+    kept: list[tuple[Tensor, Tensor]] | None = None
+    keep: int = 0
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
@@ -314,6 +319,12 @@ class ScratchBlock:
         Returns:
             [B, n, H·D].
         """
+        if self.keep:
+            self.kept = [] if self.kept is None else self.kept
+            self.kept.append((key[:, : self.keep].clone(), value[:, : self.keep].clone()))
+        elif self.kept is not None:
+            own_key, own_value = self.kept[layer]
+            key, value = torch.cat((own_key, key), dim=1), torch.cat((own_value, value), dim=1)
         each = len(query) // len(self.prefixes)
         out = []
         for branch, prefix in enumerate(self.prefixes):

@@ -17,7 +17,8 @@ class Report:
     the result was made from, texts and latents included. `ms` is wall time by stage, spent for *this* result: a stage
     that was reused is missing. `notes` says in words what the numbers mean for the user. `step_rows` and `step_flops`
     are those of a denoising step (`StepCost`), 0 where no picture is made; those of a reading for an edit lack the
-    instruction, which is not known yet.
+    instruction, which is not known yet. `evaluations` of the network for a picture, each CFG branch counting: with and
+    without those that the step cache guessed.
     """
 
     visual_tokens: Change = field(default_factory=Change)
@@ -27,6 +28,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     step_rows: Change = field(default_factory=Change)
     step_flops: Change = field(default_factory=Change)
+    evaluations: Change = field(default_factory=Change)
 
     @classmethod
     def of(
@@ -91,6 +93,8 @@ class Report:
         }
         if self.makes_picture:
             changes |= {"step_rows": self.step_rows, "step_flops": self.step_flops}
+        if self.evaluations.before:
+            changes["evaluations"] = self.evaluations
         counts = {name: {"before": change.before, "after": change.after} for name, change in changes.items()}
         return {**counts, "ms": {stage: round(ms, 3) for stage, ms in self.ms.items()}, "notes": self.notes}
 
@@ -112,6 +116,10 @@ class Report:
                 ("rows of a step", f"{self.step_rows.before:,}", f"{self.step_rows.after:,}", self.step_rows),
                 ("denoising step", operations(step.before), operations(step.after), step),
             ]
+        if self.evaluations.before > self.evaluations.after:
+            rows.append(
+                ("evaluations", f"{self.evaluations.before:,}", f"{self.evaluations.after:,}", self.evaluations)
+            )
         lines = [f"{'':14} {'full':>14} {'reduced':>14} {'':>7}"]
         lines += [f"{name:14} {before:>14} {after:>14} {change.factor:6.2f}x" for name, before, after, change in rows]
         lines += ["time: " + ", ".join(f"{stage} {ms:,.0f} ms" for stage, ms in self.ms.items())]

@@ -23,12 +23,14 @@ from ..generation.flow import Branches, Denoiser, denoise
 from ..generation.guidance import Rule
 from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
+from ..generation.step_cache import StepCache
 from ..nn.attention import weight_channels
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
 from ..reduction.checks import check_dense
 from ..report import Change, DecoderCost, PrefilledBlock, Report, StepCost
 from ..run import Progress, Run, check_finite, inference
+from .deferred import Deferred
 from .memory_estimate import MemoryEstimate
 from .pruning import in_decoder
 from .reading import (
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Reading)
 C = TypeVar("C")
+V = TypeVar("V", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,20 @@ class Conditioned(Generic[C]):
     visual_tokens: Change | None = None
 
 
-class UnifiedModel(ABC, Generic[R, C]):
-    """A model that reads, answers and makes images. `R` is its kind of reading, `C` what its denoiser works beside.
+class UnifiedModel(ABC, Generic[R, C, V]):
+    """A model that reads, answers and makes images.
+
+    `R` is its kind of reading, `C` what its denoiser works beside, `V` its autoencoder.
 
     Attributes:
         config: sizes.
         network: all weights but the autoencoder's.
-        vae: the autoencoder.
         special_tokens: whether words such as `<|im_end|>` in prompts mean what they mean to the model. Off, they are
             words, so that a caption or a file name cannot steer the conversation. May be set at any time.
 
     Args:
         compute_dtype: of activations and KV caches.
+        vae: the autoencoder.
         device: where prefixes and inputs are made, and so where results are. May be set at any time; the weights may
             lie elsewhere where their layers follow their input (`operations` of a memory manager).
     """
@@ -103,11 +108,10 @@ class UnifiedModel(ABC, Generic[R, C]):
 
     config: DecoderSizes
     network: nn.Module
-    vae: nn.Module
     special_tokens: bool = False
 
-    def __init__(self, compute_dtype: torch.dtype, device: torch.device | str) -> None:
-        self.compute_dtype, self.device = compute_dtype, torch.device(device)
+    def __init__(self, compute_dtype: torch.dtype, vae: V | Deferred[V], device: torch.device | str) -> None:
+        self.compute_dtype, self.device, self._vae = compute_dtype, torch.device(device), vae
 
     @classmethod
     def load(
@@ -127,6 +131,11 @@ class UnifiedModel(ABC, Generic[R, C]):
     @abstractmethod
     def of(cls, parts: object, device: torch.device) -> Self:
         """A model of what `load_parts` loaded."""
+
+    @property
+    def vae(self) -> V:
+        """The autoencoder. Where `load` was told to defer it, the first use loads it and may raise CheckpointError."""
+        return self._vae.value if isinstance(self._vae, Deferred) else self._vae
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -490,7 +499,9 @@ class UnifiedModel(ABC, Generic[R, C]):
         conditioned = self.condition(reading, task, text, sampling, think, grid, run)
         with run.stage("denoise"):
             steps = solver(self.solver, sampling, self.device)
-            latents = denoise(self.denoiser(grid), start, conditioned.branches, sampling, type(self).rule, steps, run)
+            cache = StepCache(sampling.caching, steps.times.tolist())
+            rule, branches = type(self).rule, conditioned.branches
+            latents = denoise(self.denoiser(grid), start, branches, sampling, rule, steps, run, cache)
         notes: list[str] = []
         with run.stage("vae_decode"):
             decoded = [self.decode_latent(latent, notes) for latent in latents]
@@ -498,6 +509,7 @@ class UnifiedModel(ABC, Generic[R, C]):
             check_finite(picture, "picture", self.compute_dtype)
         step = self.step_cost(reading, task, conditioned.blocks, grid)
         report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens, step)
+        report.evaluations = cache.evaluations
         made_at = decoded[0].shape[2], decoded[0].shape[1]
         report.notes += [*conditioned.notes, *dict.fromkeys(notes), *_size_notes(size, made_at, reading.size)]
         return [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ..generation.settings import Decoding, Sampling
+from ..generation.settings import Decoding, Sampling, Speed
 
 Purpose = Literal["answer", "edit"]
 ImageTask = Literal["edit", "imagine"]
@@ -70,6 +70,7 @@ class Facts:
         thinking_sampling: the same where the model thinks first.
         thinking: how the authors let it think.
         thinks_before: what it can think before.
+        speed: what nodes and the command take where nobody says otherwise. Its own `sampling` is exact, as published.
         unused_sampling: settings of `Sampling` and `Guidance` that it does not use.
         other_folder: in ComfyUI's models folder, where other packs keep the same files; None if there is no such place.
     """
@@ -88,6 +89,7 @@ class Facts:
     thinking_sampling: Mapping[ImageTask, Sampling]
     thinking: Decoding
     thinks_before: frozenset[Purpose]
+    speed: Speed = "exact"
     unused_sampling: frozenset[str] = frozenset()
     other_folder: str | None = None
 

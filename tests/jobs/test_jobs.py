@@ -128,7 +128,9 @@ class TestRun:
         (picture,) = run(model, prepare(asked)).images
         own = model.default_sampling("edit" if task == "edit" else "imagine")
         seed = noise_seed("edit" if task == "edit" else "imagine", 3)
-        sampling = replace(own, steps=2, guidance=replace(own.guidance, text_scale=3.0), seed=seed)
+        sampling = replace(
+            own, steps=2, speed=model.facts.speed, guidance=replace(own.guidance, text_scale=3.0), seed=seed
+        )
         if task == "edit":
             reading = model.read(photo, Reduction(keep_ratio=0.5, min_tokens=1, method=PREFERRED), purpose="edit")
             expected = model.edit(reading, "Winter", sampling, size=(64, 48)).image

@@ -13,7 +13,7 @@ SHORT = {"max_tokens": 6}
 QUICK = {"steps": 4}
 OPTIONS = {
     *("think", "max_think_tokens", "timestep_shift", "interval_start", "interval_end", "renorm", "renorm_min"),
-    *("batch_guidance", "edit_width", "edit_height", "save_prefix"),
+    *("batch_guidance", "step_cache", "edit_width", "edit_height", "save_prefix"),
 }
 
 

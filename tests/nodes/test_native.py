@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from g2tr_core.generation.flow import guided_velocity
+from g2tr_core.generation.flow import combined, evaluated
 from g2tr_core.generation.settings import noise_seed
 from g2tr_core.generation.solvers import solver
 from tests.nodes.graph import read, run
@@ -58,10 +58,8 @@ def test_a_guided_step_is_the_cores(wired: dict[str, Any], model: Any, guidance:
         sampling = replace(unified.default_sampling("edit"), guidance=guidance)
         flat = noise[:, :, 0] if noise.ndim == 5 else noise
         denoiser = unified.denoiser(grid)
-        if guidance.acts_at(0.7):
-            velocity = guided_velocity(denoiser, flat, sigma[:1], 0.7, branches, sampling, type(unified).rule)
-        else:
-            velocity = denoiser.forward(flat, sigma[:1], branches.contexts[:1])
+        velocities = evaluated(denoiser, flat, sigma[:1], branches.contexts, together=True)
+        velocity = combined(velocities, branches, sampling, type(unified).rule, 0.7, len(flat))
     expected = flat - 0.7 * velocity
     torch.testing.assert_close(found.reshape(expected.shape), expected, atol=1e-4, rtol=1e-4)
     guider.inner_model.end_run()

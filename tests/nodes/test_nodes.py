@@ -163,7 +163,8 @@ def test_nothing_set_is_the_models_own(model: Any, photo: torch.Tensor) -> None:
     reading = read(model, {"image1": photo})[0][0]
     core, (width, height) = model.model, model.model.default_size
     for node, task, inputs in (("G2TREdit", "edit", {"reading": reading}), ("G2TRImagine", "imagine", {})):
-        own, text = core.default_sampling(task), {"G2TREdit": "instruction", "G2TRImagine": "prompt"}[node]
+        own = replace(core.default_sampling(task), speed=core.facts.speed)
+        text = {"G2TREdit": "instruction", "G2TRImagine": "prompt"}[node]
         plain = {"output_size": "as the model"} if task == "edit" else {}
         (image,), _, _, (report,) = run(node, model=model, **inputs, **{text: "Blue."}, **plain)
         seeded = replace(own, seed=module("g2tr_core.generation.settings").noise_seed(task, own.seed))
@@ -173,7 +174,9 @@ def test_nothing_set_is_the_models_own(model: Any, photo: torch.Tensor) -> None:
         }
         assert torch.equal(image[0], direct[task]().pixels)
         assert image.shape[1:3] == ((height, width) if task == "imagine" else reading.size[::-1])
-        said = f"steps {own.steps}, text_scale {own.guidance.text_scale:g}, image_scale {own.guidance.image_scale:g}"
+        said = f"steps {own.steps}, speed {own.speed} ({report.evaluations.after} of {report.evaluations.before}"
+        assert said in report.notes[-1]
+        said = f"text_scale {own.guidance.text_scale:g}, image_scale {own.guidance.image_scale:g}"
         assert said in report.notes[-1] and report.notes[-1] in report.as_text()
     (report,) = edit(model, reading, steps=3, text_scale=6.0, timestep_shift=2.0, interval_start=0.2, seed=9)[3]
     for words in ("steps 3", "text_scale 6", "timestep_shift 2", "guidance from 0.2 to 1", "seed 9"):
@@ -449,3 +452,27 @@ def test_pictures_that_do_not_arrive_are_left_out(model: Any, photo: torch.Tenso
 def test_decimal_commas_are_understood(models: Path) -> None:
     parsed = module("nodes.compare").parsed
     assert parsed("0,5; 0,25") == parsed("0.5, 0.25") == parsed("0.5 0.25") == [0.5, 0.25]
+
+
+def test_speed_and_step_cache_say_which_steps_are_guessed(model: Any, photo: torch.Tensor) -> None:
+    reading = read(model, {"image1": photo})[0][0]
+
+    def made(**inputs: Any) -> tuple[int, int]:
+        counts = edit(model, reading, **{"steps": 20, "text_scale": 1.0, **inputs})[3][0].evaluations
+        return counts.before, counts.after
+
+    every, whole = made(speed="exact")
+    assert every == whole
+    assert made(speed="fast")[1] < made(speed="balanced")[1] <= 0.45 * every
+    assert made()[1] == (made(speed=model.model.facts.speed)[1])
+    numbers = {"step_cache": "every so many steps", "start": 0.1, "end": 1.0, "every": 6, "order": 1, "refresh": 1}
+    assert made(speed="exact", step_cache=numbers)[1] < made(speed="fast")[1], "the numbers go before the speed"
+    by_change = {"step_cache": "by change", "start": 0.1, "end": 0.9, "change": 0.01, "order": 1, "refresh": 5}
+    assert made(speed="fast", step_cache=by_change)[1] > made(speed="balanced")[1]
+    assert made(speed="exact", step_cache="as speed says") == (every, every)
+    for spoiled, message in (
+        (numbers | {"start": 0.9, "end": 0.2}, r"^start: 0.9 lies behind end 0.2. Set start to a share below end"),
+        ({"step_cache": "by luck"}, r"^step_cache: the choice is none of those that there are"),
+    ):
+        with pytest.raises(error("SettingsError"), match=message):
+            made(step_cache=spoiled)

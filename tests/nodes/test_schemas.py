@@ -30,19 +30,19 @@ STABLE = {  # saved workflows hold these: add, never rename
     "G2TRRead": ("model images reduction purpose think", "reading summary report"),
     "G2TRAsk": ("reading question max_tokens think temperature top_p seed model", "answer thinking report"),
     "G2TREdit": (
-        "reading instruction seed steps text_scale image_scale output_size options model",
+        "reading instruction seed steps text_scale image_scale speed output_size options model",
         "image latent thinking report",
     ),
-    "G2TRImagine": ("model prompt width height seed steps text_scale options", "image latent thinking report"),
+    "G2TRImagine": ("model prompt width height seed steps text_scale speed options", "image latent thinking report"),
     "G2TRSamplingOptions": (
-        "think max_think_tokens timestep_shift interval_start interval_end renorm renorm_min batch_guidance edit_width"
-        " edit_height save_prefix",
+        "think max_think_tokens timestep_shift interval_start interval_end renorm renorm_min batch_guidance step_cache"
+        " edit_width edit_height save_prefix",
         "options",
     ),
     "G2TRTokenMap": ("reading style", "image mask"),
     "G2TRReport": ("report", "table plot"),
     "G2TRCompare": (
-        "model images prompt mode ratios seed steps text_scale image_scale reduction max_tokens options",
+        "model images prompt mode ratios seed steps text_scale image_scale speed reduction max_tokens options",
         "sheet table",
     ),
     "G2TRToCore": ("model", "MODEL VAE"),
@@ -108,7 +108,7 @@ def test_defaults_are_the_models_own(models: Path) -> None:
     sampler = {"batch_guidance", "instruction", "prompt", "mode", "ratios", "max_tokens", "output_size", "save_prefix"}
     for name in ("Edit", "Imagine", "SamplingOptions", "Compare"):
         found = {key: value for key, value in defaults(f"G2TR{name}").items() if value is not None}
-        assert {value for key, value in found.items() if key not in sampler} <= {0, "model's own"}
+        assert {value for key, value in found.items() if key not in sampler} <= {0, "model's own", "as speed says"}
     assert Decoding(**{name: ask[name] for name in ("max_tokens", "temperature", "top_p", "seed")}) == Decoding()
     assert Reduction(**{name: value for name, value in reduction.items() if value is not None}) == Reduction()
 

@@ -172,7 +172,8 @@ class BagelDenoiser:
     """See `generation.flow.Denoiser`; its contexts are KV prefixes.
 
     Everything that does not change from step to step is on the device before the first one, so that a step never
-    waits for the host.
+    waits for the host. The two markers around the latent see it, so their keys and values do change, but barely; they
+    alone need the base weights, half of all. Where `options` lets it `reuse` them, a step does without both.
 
     Args:
         network: the weights.
@@ -185,6 +186,7 @@ class BagelDenoiser:
         self.compute_dtype, self.markers = network.compute_dtype, network.markers(positions.device)
         self.places = network.latent_pos_embed(positions, self.markers)
         self._rope_ids: dict[tuple[int, ...], Tensor] = {}
+        self._markers: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}  # keys and values, by contexts
 
     def forward(
         self, x: Tensor, t: Tensor, context: Sequence[KVPrefix], options: Mapping[str, object] | None = None
@@ -193,14 +195,20 @@ class BagelDenoiser:
         network, batch = self.network, len(x)
         times = network.time_embedder(t, network.compute_dtype).unsqueeze(-2)  # [B or 1, 1, C]
         gen = network.latent_features(patchify(x, self.patch, "pqc")) + times + self.places
+        reuse = (options or {}).get("reuse")
+        key = (batch, *map(id, context))
+        kept = self._markers.get(key) if reuse else None
+        memory = ScratchBlock(tuple(context), kept, self.markers.shape[1] if reuse is not None and not kept else 0)
         block = Block(
-            und=self.markers.expand(batch, -1, -1),
+            und=None if kept else self.markers.expand(batch, -1, -1),
             gen=gen,
             rope_ids=self._ids([prefix.position for prefix in context], batch, x.device),
             advance=0,
             causal=False,
         )
-        _, hidden = network.language_model.model(block, ScratchBlock(tuple(context)))
+        _, hidden = network.language_model.model(block, memory)
+        if memory.kept is not None:
+            self._markers[key] = memory.kept
         velocity: Tensor = network.llm2vae(hidden)
         return unpatchify(velocity.float(), self.grid, self.patch, "pqc")
 
