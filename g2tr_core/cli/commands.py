@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from ..embedded import CHECKPOINT, SAMPLE
+from ..errors import SettingsError
 from ..figures import comparison, token_map
+from ..generation.settings import Decoding
 from ..images import check_output, open_image, save_image
 from ..jobs.records import Job, Task
 from ..jobs.work import SETTINGS, prepare, prepare_reading, read, run
@@ -19,6 +21,7 @@ from ..report import Report
 from ..run import Progress
 from ..umm import load
 from ..umm.contract import UnifiedModel
+from ..umm.pruning import in_decoder
 from .options import given
 from .terminal import Console
 
@@ -67,16 +70,26 @@ def tokens(args: Namespace, console: Console, progress: Progress | None) -> Outc
     if args.heat and args.method is None:
         args.method = "g2tr"  # the preferred one does not compare tokens with the latent
     output, prepared = check_output(args.output), prepare_reading(_job(args, "ask", ""))
+    later = in_decoder(prepared.reduction)
+    if later is not None and args.question is None:
+        raise SettingsError(
+            f"{later.name} chooses by the prompt, and there is none",
+            where="--question",
+            fix='Add one, such as --question "What is this?"',
+        )
     model = load_model(args, console, defer_vae=True)
     reading = read(model, prepared, "answer", progress)
-    views = reading.token_views()
+    report, views = reading.report, reading.token_views()
+    if later is not None:
+        answer = model.answer(reading, args.question, decoding=Decoding(max_tokens=1))
+        report, views = answer.report.after(report), reading.token_views(answer.kept)
     drawn = [token_map.heat(view) if args.heat else token_map.draw(view) for view in views]
     save_image(drawn[0] if len(drawn) == 1 else token_map.contact_sheet(drawn, args.images), output)
     counts = [
         {"image": name, "tokens": len(view.assignment), "kept": len(view.keep)}
         for name, view in zip(args.images, views, strict=True)
     ]
-    return Outcome(str(output), _fields(args, output=str(output), pictures=counts), reading.report)
+    return Outcome(str(output), _fields(args, output=str(output), pictures=counts), report)
 
 
 def demo(args: Namespace, console: Console, progress: Progress | None) -> Outcome:

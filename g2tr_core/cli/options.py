@@ -116,6 +116,7 @@ def _tokens(parser: ArgumentParser) -> None:
         action="store_true",
         help="draw each token's similarity to the latent instead, by default with the paper's method",
     )
+    parser.add_argument("--question", metavar="TEXT", help="for methods that choose by the prompt")
     _common(parser)
     _reduction(parser)
     loading(parser)

@@ -13,8 +13,9 @@ rows. Module and parameter names are those of the released checkpoints (BAGEL's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from operator import add
 from typing import Any, Protocol, cast
 
@@ -22,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kv_cache import GROWTH, KVCache, KVPrefix
+from .attention import KeyValues, attention_weights
+from .kv_cache import GROWTH, KVCache, KVPrefix, Writer
 from .operations import Operations
 from .rope import Rotary, rotary_table, rotate
 from .sizes import DecoderSizes
@@ -77,15 +79,50 @@ class Block:
         """How many tokens it has."""
         return sum(stream.shape[1] for stream in (self.und, self.gen) if stream is not None)
 
-    def keep(self, rows: Tensor) -> Block:
-        """With these rows of `und` alone, [K] int64 ascending."""
+    def keep(self, kept: Kept) -> Block:
+        """With these rows of `und` alone."""
         assert self.und is not None and self.gen is None, "only what the base weights read is pruned"
         tokens = self.tokens
         if tokens is not None:  # what lies around the visual tokens stays
-            tokens = tokens[0], tokens[1] - (self.und.shape[1] - len(rows))
-        ids = self.rope_ids if len(self.rope_ids) == 1 else self.rope_ids[rows]
-        weight = None if self.log_weight is None else self.log_weight[rows]
-        return replace(self, und=self.und[:, rows], rope_ids=ids, log_weight=weight, tokens=tokens)
+            tokens = tokens[0], tokens[1] - (self.und.shape[1] - len(kept.rows))
+        ids = self.rope_ids if len(self.rope_ids) == 1 else self.rope_ids[kept.rows]
+        und = self.und[:, kept.rows] if kept.und is None else kept.und
+        weight = kept.log_weight
+        if weight is None and self.log_weight is not None:
+            weight = self.log_weight[kept.rows]
+        return replace(self, und=und, rope_ids=ids, log_weight=weight, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a method leaves of a block.
+
+    Args:
+        rows: [K] int64 ascending, of its `und`.
+        und: [1, K, C] what becomes of these rows; None for what they are.
+        log_weight: [K] fp32 from here on; None where it stays as it is.
+    """
+
+    rows: Tensor
+    und: Tensor | None = None
+    log_weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a method is shown of the decoder between two layers; m rows, those of the prefix first.
+
+    Args:
+        starts: for each block, its first row among these.
+        attention: [H, R, m] fp32, of the watched rows.
+        values: [m, H_kv, D], of the layer before.
+        tables: for each block, its rotary table.
+    """
+
+    starts: Sequence[int]
+    attention: Tensor | None
+    values: Tensor | None
+    tables: Sequence[Rotary]
 
 
 class Pruning(Protocol):
@@ -94,18 +131,26 @@ class Pruning(Protocol):
     layers: Collection[int]
     """Before these layers it may drop rows."""
 
-    def watch(self, blocks: Sequence[Block]) -> tuple[int, Sequence[int]] | None:
-        """Whose attention it needs in the layer before each of `layers`: the index of a block, and rows of it."""
+    everywhere: bool
+    """Whether rows that it drops leave the caches of earlier layers too."""
 
-    def keep(self, layer: int, index: int, block: Block, start: int, seen: Tensor | None) -> Tensor | None:
-        """Which rows of a block's `und` layer `layer` and all later ones get, [K] int64 ascending; None for all.
+    wants_values: bool
+    """Whether it looks at the values of the layer before."""
+
+    def watch(self, blocks: Sequence[Block]) -> tuple[int, Sequence[int]] | None:
+        """Whose attention it needs: the index of a block, and rows of it, which see every row."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it needs the attention of the layer that comes next, not of the one before."""
+
+    def keep(self, layer: int, blocks: Sequence[Block], seen: Seen) -> Mapping[int, Kept]:
+        """What layer `layer` and all later ones get of the blocks that lose something, by their index.
 
         Args:
             layer: the first that gets only these.
-            index: of the block among those that are prefilled together.
-            block: as the layer before left it.
-            start: its first row among all that the layer before has.
-            seen: the attention of the watched rows in the layer before, [H, R, m] fp32 over all its rows.
+            blocks: as the layer before left them.
+            seen: what it asked for.
         """
 
 
@@ -115,13 +160,18 @@ class Prefilled:
 
     Args:
         prefixes: behind each block.
-        rows: for each block, how many rows each layer kept.
+        rows: for each block, how many rows went through each layer.
+        cached: for each block, how many of them each layer's cache still has.
+        weighted_from: for each block, the first layer where its rows have weights; the number of layers for none.
         hidden: by the number of a hidden state as transformers counts them (0 the embeddings, the number of layers the
-            final norm's result): [n, C] of the `und` streams of all blocks, for those that were asked for.
+            final norm's result): [n, C] of the `und` streams of all blocks, for those that were asked for; rows that
+            were dropped later are not in them.
     """
 
     prefixes: list[KVPrefix]
     rows: list[list[int]]
+    cached: list[list[int]] = field(default_factory=list)
+    weighted_from: list[int] = field(default_factory=list)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -238,7 +288,7 @@ class Layer(nn.Module):
     def forward(self, block: Block, rotary: Rotary, memory: Memory, index: int) -> Block:
         """A block in, the same block with the layer's results out; keys and values go to `memory`."""
         und, gen = block.und, block.gen
-        normed = self._normed(block)
+        normed = self.normed(block)
         key, value = self.self_attn.keys_values(*normed, rotary)
         query = self.self_attn.queries(*normed, rotary)
         mixed = memory.attend(index, query, key, value, causal=block.causal, log_weight=block.log_weight)
@@ -253,10 +303,11 @@ class Layer(nn.Module):
 
     def remember(self, block: Block, rotary: Rotary, memory: Remembering, index: int) -> None:
         """Only write keys and values: what is left to do in the last layer when nobody reads the output."""
-        key, value = self.self_attn.keys_values(*self._normed(block), rotary)
+        key, value = self.self_attn.keys_values(*self.normed(block), rotary)
         memory.remember(index, key, value, log_weight=block.log_weight)
 
-    def _normed(self, block: Block) -> tuple[Stream, Stream]:
+    def normed(self, block: Block) -> tuple[Stream, Stream]:
+        """Both streams as attention's projections take them."""
         gen = block.gen
         return apply(block.und, self.input_layernorm), None if gen is None else self.input_layernorm_moe_gen(gen)
 
@@ -325,9 +376,9 @@ class Decoder(nn.Module):
             placed.append(replace(block, rope_ids=block.rope_ids + position))
             position += block.advance
         tables = [self.rotary(block) for block in placed]
-        done = Prefilled([], rows=[[] for _ in blocks])
-        ends = writer.ends
         last, reads_output = len(self.layers) - 1, len(self.layers) in hidden
+        done = Prefilled([], [[] for _ in blocks], [[] for _ in blocks], [0 for _ in blocks])
+        ends = writer.ends
         watched = None if pruning is None else pruning.watch(placed)
         for index, layer in enumerate(cast(Sequence[Layer], self.layers)):
             if tell is not None:
@@ -335,30 +386,73 @@ class Decoder(nn.Module):
             if index in hidden:
                 done.hidden[index] = _und(placed)
             if pruning is not None and index in pruning.layers:
-                before = prefix.rows(index - 1)
-                for number, block in enumerate(placed):
-                    kept_rows = pruning.keep(index, number, block, before, writer.seen.get(index - 1))
-                    before += block.rows
-                    if kept_rows is not None:
-                        placed[number] = block.keep(kept_rows)
-                        tables[number] = _taken(tables[number], kept_rows)
+                seen = self._seen(index, placed, tables, prefix, writer, pruning, watched)
+                kept = pruning.keep(index, placed, seen)
+                done.hidden = {number: _left(states, placed, kept) for number, states in done.hidden.items()}
+                if pruning.everywhere and kept:
+                    _leave_earlier(writer, ends, placed, kept, done.cached, index)
+                placed = [block.keep(kept[each]) if each in kept else block for each, block in enumerate(placed)]
+                tables = [_taken(each, kept[i].rows) if i in kept else each for i, each in enumerate(tables)]
             for number, (block, table) in enumerate(zip(placed, tables, strict=True)):
                 done.rows[number].append(block.rows)
+                done.cached[number].append(block.rows)
+                done.weighted_from[number] += block.log_weight is None
                 if index == last and not reads_output:
                     layer.remember(block, table, writer, index)
                     continue
-                if pruning is not None and watched is not None and watched[0] == number and index + 1 in pruning.layers:
-                    writer.watched = {index: watched[1]}
+                if pruning is not None and watched is not None and watched[0] == number:
+                    ahead = pruning.looks_ahead or index + 1 not in pruning.layers
+                    writer.watched = {} if ahead else {index: watched[1]}
                 placed[number] = layer(block, table, writer, index)
         if reads_output:
             done.hidden[len(self.layers)] = self.norm(_und(placed))
         marks: list[tuple[tuple[int, ...], int]] = []
         position = prefix.position
-        for block, kept in zip(blocks, done.rows, strict=True):
-            ends, position = tuple(map(add, ends, kept)), position + block.advance
+        for block, cached in zip(blocks, done.cached, strict=True):
+            ends, position = tuple(map(add, ends, cached)), position + block.advance
             marks.append((ends, position))
         done.prefixes = writer.finish(*marks)
         return done
+
+    def _seen(
+        self,
+        index: int,
+        blocks: Sequence[Block],
+        tables: Sequence[Rotary],
+        prefix: KVPrefix,
+        writer: Writer,
+        pruning: Pruning,
+        watched: tuple[int, Sequence[int]] | None,
+    ) -> Seen:
+        """What a method asked for, between layer `index` and the one before."""
+        before = index - 1 if index else 0  # nothing of the blocks lies before the first layer
+        starts = [*accumulate((block.rows for block in blocks), initial=prefix.rows(before))][:-1]
+        attention = writer.seen.get(index - 1)
+        if watched is not None and pruning.looks_ahead:
+            attention = self._attention_of(index, blocks, tables, prefix, watched)
+            starts = [start + prefix.rows(index) - prefix.rows(before) for start in starts]
+        values = writer.values(index - 1) if pruning.wants_values and index else None
+        return Seen(starts, attention, values, tables)
+
+    def _attention_of(
+        self,
+        index: int,
+        blocks: Sequence[Block],
+        tables: Sequence[Rotary],
+        prefix: KVPrefix,
+        watched: tuple[int, Sequence[int]],
+    ) -> Tensor:
+        """What watched rows would pay in a layer to every row that comes to it, [H, R, m] fp32."""
+        layer = cast(Layer, self.layers[index])
+        number, rows = watched[0], torch.tensor(watched[1], device=blocks[0].rope_ids.device)
+        ranges = prefix.ranges(index)
+        for block, table in zip(blocks, tables, strict=True):
+            key, value = layer.self_attn.keys_values(*layer.normed(block), table)
+            ranges.append(KeyValues(key[0], value[0], block.log_weight))
+        und, _ = layer.normed(blocks[number])
+        assert und is not None, "a prompt is read by the base weights"
+        query = layer.self_attn.queries(und[:, rows], None, _taken(tables[number], rows))
+        return attention_weights(query[0], ranges)
 
     def rotary(self, block: Block) -> Rotary:
         """The table of its rope ids."""
@@ -440,6 +534,52 @@ def _taken(table: Rotary, rows: Tensor) -> Rotary:
     """The table of these rows; one that serves all of them stays."""
     cos, sin = table
     return table if len(cos) == 1 else (cos[rows], sin[rows])
+
+
+def _left(states: Tensor, blocks: Sequence[Block], kept: Mapping[int, Kept]) -> Tensor:
+    """Of states [n, C] of all `und` streams those that stay."""
+    parts, start = [], 0
+    for number, block in enumerate(blocks):
+        part = states[start : start + (0 if block.und is None else block.und.shape[1])]
+        start += len(part)
+        parts.append(part[kept[number].rows] if number in kept else part)
+    return torch.cat(parts)
+
+
+def _leave_earlier(
+    writer: Writer,
+    ends: Sequence[int],
+    blocks: Sequence[Block],
+    kept: Mapping[int, Kept],
+    cached: Sequence[list[int]],
+    index: int,
+) -> None:
+    """Drop rows from the caches of the layers before `index`, which have the same rows of all blocks.
+
+    Args:
+        writer: of the prefill.
+        ends: for each layer, how many rows its cache had before.
+        blocks: before they lose anything.
+        kept: what they are left.
+        cached: how many rows each layer's cache has of each block; told of what becomes of them.
+        index: of the layer that comes next.
+    """
+    device = blocks[0].rope_ids.device
+    whole = [torch.arange(block.rows, device=device) for block in blocks]
+    rows = [kept[number].rows if number in kept else all_rows for number, all_rows in enumerate(whole)]
+    starts = accumulate((block.rows for block in blocks), initial=0)
+    left = torch.cat([part + start for part, start in zip(rows, starts, strict=False)])
+    after = [block.keep(kept[number]) if number in kept else block for number, block in enumerate(blocks)]
+    weight = None
+    if any(block.log_weight is not None for block in after):
+        plain = torch.zeros(0, device=device)
+        weight = torch.cat(
+            [plain.new_zeros(block.rows) if block.log_weight is None else block.log_weight for block in after]
+        )
+    for layer in range(index):
+        writer.take(layer, ends[layer], left, weight)
+    for number, part in enumerate(rows):
+        cached[number][:] = [len(part)] * index
 
 
 def _und(blocks: Sequence[Block]) -> Tensor:

@@ -154,6 +154,16 @@ class KVCache:
             known = self._log_weights[layer] = torch.zeros(self._rows[layer].shape[1], device=key.device)
         known[start:stop] = 0.0 if log_weight is None else log_weight
 
+    def take(self, layer: int, start: int, rows: Tensor, log_weight: Tensor | None) -> None:
+        """Of the rows of a layer from `start` on keep these, [n] int64 ascending, with log_weight [n] or None for 0."""
+        stop, held = start + len(rows), self._rows[layer]
+        held[:, start:stop] = held[:, start + rows]  # indexing copies before anything is overwritten
+        if log_weight is not None and self._log_weights[layer] is None:
+            self._log_weights[layer] = torch.zeros(held.shape[1], device=held.device)
+        known = self._log_weights[layer]
+        if known is not None:
+            known[start:stop] = 0.0 if log_weight is None else log_weight
+
 
 @dataclass(frozen=True, eq=False)
 class KVPrefix:
@@ -175,7 +185,7 @@ class KVPrefix:
 
     @property
     def length(self) -> int:
-        """Rows of the first layer, which keeps everything."""
+        """Rows of the first layer, which has as many as any other."""
         return self.rows(0)
 
     def rows(self, layer: int) -> int:
@@ -259,6 +269,17 @@ class Writer:
         assert self._open, "a finished writer's rows belong to its prefix"
         self._cache.put(layer, self._ends[layer], key[0], value[0], log_weight)
         self._ends[layer] += key.shape[1]
+
+    def values(self, layer: int) -> Tensor:
+        """[m, H_kv, D] of all rows that a layer has so far: for methods that choose tokens by them."""
+        ranges = self._ranges(layer)
+        return ranges[0].value if len(ranges) == 1 else torch.cat([each.value for each in ranges])
+
+    def take(self, layer: int, start: int, rows: Tensor, log_weight: Tensor | None) -> None:
+        """Of what was written to a layer from row `start` of its cache on keep these rows, as `KVCache.take`."""
+        assert self._open, "a finished writer's rows belong to its prefix"
+        self._cache.take(layer, start, rows, log_weight)
+        self._ends[layer] = start + len(rows)
 
     @property
     def ends(self) -> tuple[int, ...]:

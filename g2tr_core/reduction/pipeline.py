@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from ..checks import kind
 from ..errors import SettingsError
 from .anchors import cell_of_each_token, consistency_scores
 from .checks import check_dense, check_tokens
-from .contract import AfterEncoder, Candidates
+from .contract import AfterEncoder, Candidates, InDecoder, Method
 from .merging import merge_tokens, nearest_kept
 from .methods import method
 from .settings import Reduction
@@ -55,6 +56,7 @@ def reduce(
     *,
     priority: Tensor | None = None,
     vit_attention: Tensor | None = None,
+    shallow_vit_attention: Tensor | None = None,
 ) -> Reduced:
     """Reduces the visual tokens of one picture as G²TR does, or with another method in its place.
 
@@ -76,6 +78,8 @@ def reduce(
             count as ±1, NaN as 0. Ours, not in the paper.
         vit_attention: [N] fp32, device of `features`: the attention that each token receives in the ViT. Looked at only
             where the method needs "vit_attention".
+        shallow_vit_attention: as `vit_attention`, of the layer at a quarter of the ViT's depth, where the method needs
+            "shallow_vit_attention".
 
     Raises:
         SettingsError: the shape, dtype or device of an argument does not fit, or the method needs one that is missing,
@@ -83,7 +87,8 @@ def reduce(
     """
     kind("settings", settings, Reduction)
     chosen = method(settings.method)
-    if not isinstance(chosen, AfterEncoder):
+    select = chosen.select_first if isinstance(chosen, InDecoder) else _select(chosen)
+    if select is None:
         raise SettingsError(
             f"{chosen.name} drops tokens between the layers of the decoder, not before it",
             where="method",
@@ -100,11 +105,12 @@ def reduce(
         scores = consistency_scores(features, anchors, cell)  # [N]
     else:
         anchors = None
-    if "vit_attention" in chosen.needs:
-        vit_attention = _needed("vit_attention", vit_attention, chosen)
-        _check_fit("vit_attention", vit_attention, features, ((len(features),),))
-    else:
-        vit_attention = None
+    attention: dict[str, Tensor | None] = {"vit_attention": vit_attention}
+    attention["shallow_vit_attention"] = shallow_vit_attention
+    for name, value in attention.items():
+        attention[name] = _needed(name, value, chosen) if name in chosen.needs else None
+        if (needed := attention[name]) is not None:
+            _check_fit(name, needed, features, ((len(features),),))
     count = settings.count(features)
     ones = torch.ones(len(features), dtype=torch.float32, device=features.device)
     if count == len(features):
@@ -112,8 +118,8 @@ def reduce(
         return Reduced(features, everything, scores, everything, ones)
 
     priority = None if priority is None else priority.flatten()  # [N]
-    candidates = Candidates(features, grid, anchors, cell, scores, priority, vit_attention, settings.seed)
-    keep = chosen.select(candidates, count)  # [K]
+    candidates = Candidates(features, grid, anchors, cell, scores, priority, seed=settings.seed, **attention)
+    keep = select(candidates, count)  # [K]
     assignment = nearest_kept(features, keep)  # [N]
     weight = torch.zeros_like(ones).index_add_(0, assignment, ones)[keep]  # [K]; whole numbers, exact in any order
     if settings.merge == "none":
@@ -122,7 +128,12 @@ def reduce(
     return Reduced(merged, keep, scores, assignment, weight)
 
 
-def _needed(name: str, value: T | None, chosen: AfterEncoder) -> T:
+def _select(chosen: Method) -> Callable[[Candidates, int], Tensor]:
+    assert isinstance(chosen, AfterEncoder), "there are two kinds"
+    return chosen.select
+
+
+def _needed(name: str, value: T | None, chosen: Method) -> T:
     """Refuse to do without what the method declares that it needs."""
     if value is None:
         what = f"the method {chosen.name} needs it, and there is none"

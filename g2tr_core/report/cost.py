@@ -52,12 +52,29 @@ class PrefilledBlock:
         after: its tokens as they were prefilled, for each layer.
         causal: whether it is causal over itself.
         weighted: whether rows of it have token weights as they were prefilled.
+        weighted_from: the first layer where they do.
+        cached: how many of its tokens each layer's cache has, where a method took some out again; None for `after`.
     """
 
     before: int
     after: tuple[int, ...]
     causal: bool
     weighted: bool = False
+    weighted_from: int = 0
+    cached: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Tokens of it that each layer's cache has."""
+        return self.after if self.cached is None else self.cached
+
+    def has_weights(self, layer: int) -> bool:
+        """Whether rows of it had token weights in this layer."""
+        return self.weighted and layer >= self.weighted_from
+
+    def behind(self) -> PrefilledBlock:
+        """As what comes later finds it: what a cache lost costs no more."""
+        return self if self.cached is None else replace(self, after=self.cached, cached=None, weighted_from=0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ class DecoderCost:
         """Operations of prefilling the blocks one after the other (formula: module docstring)."""
         before = self.layers * self._flops([(block.before, block.causal, False) for block in blocks])
         after = sum(
-            self._flops([(block.after[layer], block.causal, block.weighted) for block in blocks])
+            self._flops([(block.after[layer], block.causal, block.has_weights(layer)) for block in blocks])
             for layer in range(self.layers)
         )
         return Change(before, after)
@@ -127,6 +144,7 @@ class DecoderCost:
 
     def step(self, context: Sequence[PrefilledBlock], own: PrefilledBlock) -> StepCost:
         """A denoising step of the rows `own` behind a context."""
+        context = [block.behind() for block in context]
         seen = [*context, own]
         before, after = self.prefill_flops(context), self.prefill_flops(seen)
         left = sum(sum(block.after) for block in seen)
@@ -139,7 +157,7 @@ class DecoderCost:
     def kept_bytes(self, blocks: Sequence[PrefilledBlock]) -> Change:
         """Bytes of the keys and values of all blocks."""
         before = sum(block.before for block in blocks) * self.kv_bytes
-        return Change(before, sum(sum(block.after) for block in blocks) * self.kv_bytes_a_layer)
+        return Change(before, sum(sum(block.rows) for block in blocks) * self.kv_bytes_a_layer)
 
     def _flops(self, blocks: Sequence[tuple[int, bool, bool]]) -> int:
         """In one layer, of blocks of so many tokens, causal or not, with weights or not."""

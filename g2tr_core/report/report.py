@@ -18,7 +18,8 @@ class Report:
     that was reused is missing. `notes` says in words what the numbers mean for the user. `step_rows` and `step_flops`
     are those of a denoising step (`StepCost`), 0 where no picture is made; those of a reading for an edit lack the
     instruction, which is not known yet. `evaluations` of the network for a picture, each CFG branch counting: with and
-    without those that the step cache guessed.
+    without those that the step cache guessed. `kv_rows` are
+    the rows of the KV cache by layer.
     """
 
     visual_tokens: Change = field(default_factory=Change)
@@ -29,6 +30,7 @@ class Report:
     step_rows: Change = field(default_factory=Change)
     step_flops: Change = field(default_factory=Change)
     evaluations: Change = field(default_factory=Change)
+    kv_rows: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -40,7 +42,8 @@ class Report:
         step: StepCost | None = None,
     ) -> Report:
         """What a result behind these blocks cost; `step` where it is a picture or a reading for one."""
-        report = cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms)
+        rows = tuple(map(sum, zip(*(block.rows for block in blocks), strict=True)))
+        report = cls(visual_tokens, cost.kept_bytes(blocks), cost.prefill_flops(blocks), ms, kv_rows=rows)
         return report if step is None else replace(report, step_rows=step.rows, step_flops=step.flops)
 
     @property
@@ -85,7 +88,7 @@ class Report:
         return replace(self, ms=ms, notes=earlier.notes + self.notes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; a denoising step's only where a picture is made."""
+        """Plain values, for JSON; a denoising step's only where a picture is made, rows only where layers differ."""
         changes = {
             "visual_tokens": self.visual_tokens,
             "kv_bytes": self.kv_bytes,
@@ -95,7 +98,9 @@ class Report:
             changes |= {"step_rows": self.step_rows, "step_flops": self.step_flops}
         if self.evaluations.before:
             changes["evaluations"] = self.evaluations
-        counts = {name: {"before": change.before, "after": change.after} for name, change in changes.items()}
+        counts: dict[str, Any] = {name: {"before": each.before, "after": each.after} for name, each in changes.items()}
+        if len(set(self.kv_rows)) > 1:  # a method dropped some between two layers
+            counts["kv_rows"] = list(self.kv_rows)
         return {**counts, "ms": {stage: round(ms, 3) for stage, ms in self.ms.items()}, "notes": self.notes}
 
     def as_text(self) -> str:
@@ -122,6 +127,10 @@ class Report:
             )
         lines = [f"{'':14} {'full':>14} {'reduced':>14} {'':>7}"]
         lines += [f"{name:14} {before:>14} {after:>14} {change.factor:6.2f}x" for name, before, after, change in rows]
+        if len(set(self.kv_rows)) > 1:
+            changes = [layer for layer, rows in enumerate(self.kv_rows) if not layer or rows != self.kv_rows[layer - 1]]
+            steps = ", ".join(f"{self.kv_rows[layer]:,} from layer {layer}" for layer in changes)
+            lines.append(f"rows of the KV cache: {steps}")
         lines += ["time: " + ", ".join(f"{stage} {ms:,.0f} ms" for stage, ms in self.ms.items())]
         return "\n".join(lines + self.notes)
 

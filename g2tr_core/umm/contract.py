@@ -54,13 +54,26 @@ V = TypeVar("V", bound=nn.Module)
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a prompt chose among visual tokens.
+
+    Args:
+        visual_tokens: of all pictures, before and after, averaged over the layers.
+        kept: [K] int64 for each picture, which tokens the last layer has; empty where the prompt did not choose.
+    """
+
+    visual_tokens: Change
+    kept: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class Written:
-    """A text that a model wrote and what was prefilled before it; `visual_tokens` where the prompt chose them."""
+    """A text that a model wrote and what was prefilled before it; `choice` where the prompt chose visual tokens."""
 
     text: str
     thinking: str
     blocks: Sequence[PrefilledBlock]
-    visual_tokens: Change | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +85,14 @@ class Conditioned(Generic[C]):
         blocks: of the full context, for the report.
         thinking: what the model wrote to itself first.
         notes: for the report.
-        visual_tokens: where the prompt chose among them; None where the reading's own count holds.
+        choice: where the prompt chose among visual tokens; None where the reading's own count holds.
     """
 
     branches: Branches[C]
     blocks: Sequence[PrefilledBlock]
     thinking: str = ""
     notes: Sequence[str] = ()
-    visual_tokens: Change | None = None
+    choice: Choice | None = None
 
 
 class UnifiedModel(ABC, Generic[R, C, V]):
@@ -282,7 +295,9 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         run = Run(self.device, progress)
         written = self.write(reading, question, decoding or Decoding(), think, run)
         reading.give_back()
-        return Answer(written.text, written.thinking, self.report(reading, written.blocks, run, written.visual_tokens))
+        choice = written.choice or Choice(reading.visual_tokens)
+        report = self.report(reading, written.blocks, run, choice.visual_tokens)
+        return Answer(written.text, written.thinking, report, choice.kept)
 
     @inference
     def edit(
@@ -388,8 +403,13 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         """Run the ViT: [N, C] visual tokens after the connector."""
 
     @abstractmethod
-    def vit_attention(self, prepared: Prepared) -> Tensor:
-        """What each visual token receives of the ViT's last attention: [N] fp32. Runs the ViT, for methods that ask."""
+    def vit_attention(self, prepared: Prepared, depth: float = 1.0) -> Tensor:
+        """What each visual token receives of attention in the ViT, [N] fp32. Runs the ViT, for methods that ask.
+
+        Args:
+            prepared: one picture.
+            depth: which layer's attention, as a share of the ViT's layers: the last, or one at a quarter of them.
+        """
 
     @abstractmethod
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
@@ -508,12 +528,13 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         for picture in decoded:
             check_finite(picture, "picture", self.compute_dtype)
         step = self.step_cost(reading, task, conditioned.blocks, grid)
-        report = self.report(reading, conditioned.blocks, run, conditioned.visual_tokens, step)
+        choice = conditioned.choice or Choice(reading.visual_tokens)
+        report = self.report(reading, conditioned.blocks, run, choice.visual_tokens, step)
         report.evaluations = cache.evaluations
         made_at = decoded[0].shape[2], decoded[0].shape[1]
         report.notes += [*conditioned.notes, *dict.fromkeys(notes), *_size_notes(size, made_at, reading.size)]
         return [
-            GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report)
+            GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report, choice.kept)
             for picture, latent in zip(decoded, latents, strict=True)
         ]
 

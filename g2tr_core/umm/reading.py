@@ -19,13 +19,16 @@ from ..errors import SettingsError
 from ..nn.kv_cache import KVCache, KVPrefix
 from ..reduction import Reduced, Reduction, mask_to_priority, reduce
 from ..reduction.checks import check_dense
+from ..reduction.contract import Need
 from ..reduction.masks import protected_tokens
+from ..reduction.merging import nearest_kept
 from ..report import Change, Report
 from ..run import Run
 from .pruning import PicturePruning, in_decoder
 from .registry import Purpose, Size
 from .values import Grid, TokenView
 
+DEPTHS: dict[Need, float] = {"vit_attention": 1.0, "shallow_vit_attention": 0.25}  # of the ViT, see `contract.Need`
 TEXT_ROOM = 1024  # rows kept free for a question and its answer; more is a copy, not an error
 
 
@@ -143,7 +146,7 @@ class Reading(ABC):
         if chosen is None or not self.reduced:
             return None
         grids = [picture.prepared.vit_grid for picture in self.encoding.pictures]
-        return PicturePruning(chosen, self.reduction, grids, self.priority, layers)
+        return PicturePruning(chosen, self.reduction, grids, self.priority, layers, self.reduced)
 
     @property
     def budget_notes(self) -> list[str]:
@@ -224,11 +227,21 @@ class Reading(ABC):
         for cache in {id(cache): cache for cache in self.caches()}.values():
             cache.to(device)
 
-    def token_views(self) -> list[TokenView]:
-        """One a picture, on the CPU."""
+    def token_views(self, chosen: Sequence[Tensor] = ()) -> list[TokenView]:
+        """One a picture, on the CPU.
+
+        Args:
+            chosen: [K] int64 for each picture, what a prompt chose (`Answer.kept`); empty for the reading's own.
+        """
         views = []
-        for picture, reduced in zip(self.encoding.pictures, self.reduced, strict=True):
+        for index, (picture, reduced) in enumerate(zip(self.encoding.pictures, self.reduced, strict=True)):
             everything = torch.arange(len(picture.features))
+            if chosen:
+                keep = chosen[index]
+                went = nearest_kept(picture.features, keep.to(picture.features.device)).cpu()
+                prepared = picture.prepared
+                views.append(TokenView(prepared.vit_image, prepared.vit_grid, keep.cpu(), went, None))
+                continue
             views.append(
                 TokenView(
                     image=picture.prepared.vit_image,
@@ -271,8 +284,8 @@ class Supplies(Protocol):
     def latent_of(self, picture: EncodedPicture, run: Run) -> Tensor:
         """The picture's latent, encoded when first needed."""
 
-    def vit_attention(self, prepared: Prepared) -> Tensor:
-        """What each visual token receives of the ViT's last attention, [N] fp32."""
+    def vit_attention(self, prepared: Prepared, depth: float = 1.0) -> Tensor:
+        """What each visual token receives of the ViT's attention at this share of its depth, [N] fp32."""
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells at the width of visual tokens, [M, C], and their grid."""
@@ -301,7 +314,8 @@ def reduce_pictures(
     if not pictures:
         raise SettingsError("there is no picture to read", where="inputs", fix="Give at least one picture")
     results: list[Reduced | None] = []
-    whole = reduction.is_identity or in_decoder(reduction) is not None  # which chooses later, by the prompt
+    later = in_decoder(reduction)  # which chooses by the prompt
+    whole = reduction.is_identity or (later is not None and later.select_first is None)
     for picture, wanted in zip(pictures, priority, strict=True):
         results.append(None if whole else _reduce(model, picture, reduction, wanted, run))
         run.tell("read", len(results), len(pictures))
@@ -314,12 +328,13 @@ def _reduce(
     if priority is not None:  # what is protected stays: the budget grows to hold it
         reduction = replace(reduction, min_tokens=max(reduction.min_tokens, protected_tokens(priority)))
     latent = model.latent_of(picture, run) if "latent" in reduction.needs else None
-    attended = None
-    if "vit_attention" in reduction.needs:
-        with run.stage("vit"):
-            attended = model.vit_attention(picture.prepared)
+    attended = {}
+    for need, depth in DEPTHS.items():
+        if need in reduction.needs:
+            with run.stage("vit"):
+                attended[need] = model.vit_attention(picture.prepared, depth)
     with run.stage("reduction"):
         anchors, anchor_grid = (None, None) if latent is None else model.anchors(latent, reduction.latent_pool)
         grid = picture.prepared.vit_grid
         wanted = None if priority is None else priority.to(model.device)
-        return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=wanted, vit_attention=attended)
+        return reduce(picture.features, grid, anchors, anchor_grid, reduction, priority=wanted, **attended)

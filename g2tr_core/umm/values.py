@@ -26,11 +26,20 @@ IN_TILES = "There was not enough memory to decode the picture at once: it was de
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, and what it cost. `thinking` is what the model wrote to itself first, if it was asked to think."""
+    """A text, and what it cost.
+
+    Args:
+        text: what the model says.
+        thinking: what it wrote to itself first, if it was asked to think.
+        report: costs.
+        kept: [K] int64 for each picture, which visual tokens the last layer had; empty where the prompt did not choose
+            among them, and the reading's own count holds.
+    """
 
     text: str
     thinking: str
     report: Report
+    kept: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,14 @@ class GeneratedImage:
         latent: [16, H/8, W/8] fp32, scaled and shifted as the denoiser's latents are.
         thinking: what the model wrote to itself first, if it was asked to think.
         report: costs.
+        kept: as `Answer`.
     """
 
     pixels: Tensor
     latent: Tensor
     thinking: str
     report: Report
+    kept: tuple[Tensor, ...] = ()
 
     @property
     def image(self) -> Image.Image:

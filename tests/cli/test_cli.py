@@ -216,16 +216,26 @@ class TestTokens:
         drawn: list[TokenView] = []
         monkeypatch.setattr(token_map, "draw", lambda view: drawn.append(view) or view.image)
         for name in offered(researchers=True):
-            done = run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--method", name, "--json")
+            asked = ("--question", "How many?") if "question" in METHODS[name].needs else ()
+            done = run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--method", name, "--json", *asked)
             assert done.status == 0
             assert ("vae_encode" in done.json["report"]["ms"]) == ("latent" in METHODS[name].needs)
         kept = [tuple(view.keep.tolist()) for view in drawn]
-        assert len(set(kept)) >= len(kept) - 1, "of so few tokens two may choose the same"
         named = dict(zip(offered(researchers=True), kept, strict=True))
+        before = [chosen for name, chosen in named.items() if "question" not in METHODS[name].needs]
+        assert len(set(before)) >= len(before) - 1, "of so few tokens two may choose the same"
+        assert len(set(kept) - set(before)) > 1, "methods of the decoder that cut at the same layer choose alike here"
         wanted = {("--selection", "balanced"): "g2tr", ("--selection", "g2tr"): "g2tr", (): PREFERRED}
         for option, name in wanted.items():  # the first name of the paper's method, and the default
             assert run("tokens", photo, "-o", "map.png", "--min-tokens", "1", *option).status == 0
             assert tuple(drawn[-1].keep.tolist()) == named[name]
+
+    def test_a_method_that_chooses_by_the_prompt_needs_one(self, run: Run, photo: str) -> None:
+        options = ("-o", "map.png", "--min-tokens", "1", "--method", "fastv", "--json")
+        assert "--question: fastv chooses by the prompt" in run("tokens", photo, *options).err
+        result = run("tokens", photo, *options, "--question", "How many circles?").json
+        (counts,), rows = result["pictures"], result["report"]["kv_rows"]
+        assert counts["kept"] == round(counts["tokens"] / 2) and rows[0] - rows[-1] == counts["tokens"] - counts["kept"]
 
     def test_heat_of_a_method_without_scores_says_so(self, run: Run, photo: str) -> None:
         done = run("tokens", photo, "-o", "map.png", "--min-tokens", "1", "--method", "uniform", "--heat")

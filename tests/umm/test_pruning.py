@@ -107,7 +107,7 @@ def test_kept_tokens_and_logits_are_those_of_masked_attention(model: UnifiedMode
     empty = (getattr(model.network, "vlm", model.network)).language_model.empty(40, model.device)
     done = decoder.prefill(empty, blocks, hidden={decoder.sizes.layers}, pruning=pruning)
     kept, last = reference(decoder, blocks, 1, 6)
-    assert pruning.positions[0].tolist() == kept.tolist()
+    assert pruning.kept[0].tolist() == kept.tolist()
     torch.testing.assert_close(done.hidden[decoder.sizes.layers][-1], last, atol=2e-4, rtol=2e-4)
     assert done.prefix.rows_by_layer == (25, *[19] * (decoder.sizes.layers - 1))
     assert [rows[:2] for rows in done.rows] == [[5, 5], [14, 8], [6, 6]]

@@ -133,21 +133,27 @@ class Conversation:
     ) -> Conversation:
         made = [self._blocks(item) for item in items]
         blocks = [part for parts in made for part in parts]  # each with its tokens before the reduction
-        prefixes, rows = [self.full], []  # behind nothing, and behind each block
+        prefixes, prefilled = [self.full], list(self.blocks)  # prefixes behind nothing, and behind each block
         for group in [blocks] if pruning is not None else [[block] for block in blocks]:
             done = self.network.language_model.model.prefill(
                 prefixes[-1], [block for block, _ in group], pruning=pruning, tell=tell
             )
             prefixes += done.prefixes
-            rows += done.rows
+            prefilled += [
+                PrefilledBlock(
+                    before,
+                    tuple(done.rows[number]),
+                    block.causal,
+                    weighted=done.weighted_from[number] < len(done.rows[number]),
+                    weighted_from=done.weighted_from[number],
+                    cached=tuple(done.cached[number]),
+                )
+                for number, (block, before) in enumerate(group)
+            ]
         now = self
         for item, end in zip(items, accumulate(map(len, made)), strict=True):
             now = now._behind(item, prefixes[end])
-        prefilled = tuple(
-            PrefilledBlock(before, tuple(kept), block.causal, weighted=block.log_weight is not None)
-            for (block, before), kept in zip(blocks, rows, strict=True)
-        )
-        return replace(now, blocks=(*self.blocks, *prefilled))
+        return replace(now, blocks=tuple(prefilled))
 
     def _behind(self, item: Item, full: KVPrefix) -> Conversation:
         """The three contexts behind one item, of which `full` is given."""

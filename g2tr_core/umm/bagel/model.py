@@ -18,7 +18,7 @@ from ...nn.patches import patchify, unpatchify
 from ...reduction import Reduced, Reduction, pool_latent
 from ...report import Change, PrefilledBlock, StepCost
 from ...run import Run
-from ..contract import Conditioned, UnifiedModel, Written
+from ..contract import Choice, Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size, SizeRange
@@ -83,11 +83,11 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         positions = grid_positions(prepared.vit_grid, self.config.vit_side).to(self.device)
         return self.network.visual_features(prepared.vit_patches.to(self.device), positions)
 
-    def vit_attention(self, prepared: Prepared) -> Tensor:
-        """What each visual token receives of the ViT's last attention: [N] fp32."""
+    def vit_attention(self, prepared: Prepared, depth: float = 1.0) -> Tensor:
+        """What each visual token receives of attention in the ViT at this share of its depth: [N] fp32."""
         assert isinstance(prepared, BagelPrepared), "made by `prepare`"
         positions = grid_positions(prepared.vit_grid, self.config.vit_side).to(self.device)
-        return self.network.vit_attention(prepared.vit_patches.to(self.device), positions)
+        return self.network.vit_attention(prepared.vit_patches.to(self.device), positions, depth)
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells in the decoder's space: latent [16, h, w] -> [M, C] and their grid."""
@@ -106,11 +106,11 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
 
     def write(self, reading: BagelReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
         """Prefill a question and decode the answer; an empty question lets the model go on from the inputs."""
-        conversation, tokens = self._said(reading, "answer", think, question, run)
+        conversation, choice = self._said(reading, "answer", think, question, run)
         with run.stage("decode"):
             text = self._decoded(conversation, decoding, "decode", run)
         thinking, text = split_thinking(text) if think else ("", text)
-        return Written(text, thinking, conversation.blocks, tokens)
+        return Written(text, thinking, conversation.blocks, choice)
 
     def condition(
         self,
@@ -123,7 +123,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         run: Run,
     ) -> Conditioned[KVPrefix]:
         """Prefill the instruction, and think if asked to."""
-        conversation, tokens = self._said(reading, "edit", think is not None, text, run)
+        conversation, choice = self._said(reading, "edit", think is not None, text, run)
         thinking = ""
         if think is not None:
             with run.stage("decode"):
@@ -132,7 +132,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
                 thought = Text(self._ids(thinking, special_tokens=True), is_thinking=True)
                 conversation = conversation.add([thought], tell=run.tell_prefill)
         branches = conversation.branches(image_guidance=sampling.guidance.image_scale > 1)
-        return Conditioned(branches, conversation.blocks, thinking, visual_tokens=tokens)
+        return Conditioned(branches, conversation.blocks, thinking, choice=choice)
 
     def denoiser(self, grid: Grid) -> BagelDenoiser:
         """The velocity of latents of (h, w)."""
@@ -173,8 +173,8 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
 
     def _said(
         self, reading: BagelReading, purpose: Purpose, think: bool, text: str, run: Run
-    ) -> tuple[Conversation, Change | None]:
-        """The contexts behind a reading's inputs and a text, and how many visual tokens the text chose, if it did."""
+    ) -> tuple[Conversation, Choice | None]:
+        """The contexts behind a reading's inputs and a text, and which visual tokens the text chose, if it did."""
         said = [Text(self._ids(text))] if text else []
         pruning = reading.pruning(self.config.layers)
         if pruning is None:
@@ -186,7 +186,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         self._check_room(0, items)
         with run.stage("prefill"):
             conversation = self._begin(items, purpose).add(items, pruning, run.tell_prefill)
-        return conversation, Change(reading.visual_tokens.before, pruning.average_tokens)
+        return conversation, Choice(Change(reading.visual_tokens.before, pruning.average_tokens), pruning.kept)
 
     def _conversation(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Conversation:
         """The contexts behind a reading's inputs, prefilled when first asked for."""

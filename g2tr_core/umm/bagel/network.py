@@ -111,9 +111,10 @@ class BagelNetwork(nn.Module):
         features: Tensor = self.connector(self.vit_model(patches.to(self.compute_dtype), positions))
         return features
 
-    def vit_attention(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """How much attention each visual token receives in the ViT's last layer, [N] fp32; arguments as there."""
-        received: Tensor = self.vit_model.vision_model.attention_received(patches.to(self.compute_dtype), positions)
+    def vit_attention(self, patches: Tensor, positions: Tensor, depth: float) -> Tensor:
+        """How much attention each visual token receives at this share of the ViT's depth, [N] fp32."""
+        vit = self.vit_model.vision_model
+        received: Tensor = vit.attention_received(patches.to(self.compute_dtype), positions, depth)
         return received
 
     def latent_features(self, patches: Tensor) -> Tensor:

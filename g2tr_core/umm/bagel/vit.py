@@ -115,10 +115,10 @@ class VisionTransformer(nn.Module):
         out: Tensor = self.post_layernorm(x)
         return out
 
-    def attention_received(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """How much attention each patch of one picture receives in the last layer, [N] fp32."""
+    def attention_received(self, patches: Tensor, positions: Tensor, depth: float) -> Tensor:
+        """How much attention each patch of one picture receives, [N] fp32, in the layer at this share of the depth."""
         x = self.embeddings(patches, positions)
-        *body, last = cast(Sequence[Layer], self.encoder.layers)
+        *body, last = cast(Sequence[Layer], self.encoder.layers)[: max(1, round(depth * len(self.encoder.layers)))]
         for layer in body:
             x = layer(x)
         return last.self_attn.received(last.layer_norm1(x))

@@ -81,10 +81,10 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         assert isinstance(prepared, InternVLUPrepared), "made by `prepare`"
         return self.network.vlm.visual_features(prepared.tile.to(self.device))
 
-    def vit_attention(self, prepared: Prepared) -> Tensor:
-        """What each visual token receives of the ViT's last attention: [N] fp32."""
+    def vit_attention(self, prepared: Prepared, depth: float = 1.0) -> Tensor:
+        """What each visual token receives of attention in the ViT at this share of its depth: [N] fp32."""
         assert isinstance(prepared, InternVLUPrepared), "made by `prepare`"
-        return self.network.vlm.vit_attention(prepared.tile.to(self.device))
+        return self.network.vlm.vit_attention(prepared.tile.to(self.device), depth)
 
     def anchors(self, latent: Tensor, pool: int) -> tuple[Tensor, Grid]:
         """Pooled latent cells at the width of visual tokens: latent [16, h, w] -> [M, C] and their grid."""
@@ -114,7 +114,8 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         prefiller = self.prefiller(run)
         prompt = prefiller.prompt(reading, "answer", self._ids(prefiller, reading, "answer", question))
         ids = prefiller.decoded(prompt, decoding, "decode")
-        return Written(self.words.text(ids), "", self._blocks(reading, prompt), self._chosen(reading, prompt))
+        choice = None if prompt.chosen is None else prompt.chosen.choice
+        return Written(self.words.text(ids), "", self._blocks(reading, prompt), choice)
 
     def condition(
         self,
@@ -145,8 +146,8 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
             Branches.of(contexts[0], contexts[1], contexts[-1]),
             self._blocks(reading, prompt),
             self.words.text(thought),
-            _notes(sampling, len(full.states), self._chosen(reading, prompt) or reading.visual_tokens),
-            self._chosen(reading, prompt),
+            _notes(sampling, len(full.states), self._visual_tokens(reading, prompt)),
+            None if prompt.chosen is None else prompt.chosen.choice,
         )
 
     def denoiser(self, grid: Grid) -> InternVLUDenoiser:
@@ -214,14 +215,23 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
     def _blocks(self, reading: InternVLUReading, prompt: PromptPrefix) -> list[PrefilledBlock]:
         """A prompt as one block, with all visual tokens before and those that stay after."""
         shown = reading.visual_tokens
-        dropped = shown.before - (shown.after if prompt.kept is None else sum(map(len, prompt.kept)))
-        weighted = any(weight is not None for weight in reading.log_weights)
-        return [PrefilledBlock(len(prompt.ids) + dropped, prompt.prefix.rows_by_layer, causal=True, weighted=weighted)]
+        chosen, weighted_from = prompt.chosen, 0 if reading.log_weight is not None else self.config.layers
+        dropped = shown.before - (shown.after if chosen is None else sum(map(len, chosen.choice.kept)))
+        if chosen is not None:
+            weighted_from = chosen.weighted_from
+        block = PrefilledBlock(
+            len(prompt.ids) + dropped,
+            prompt.computed,
+            causal=True,
+            weighted=weighted_from < self.config.layers,
+            weighted_from=weighted_from,
+            cached=prompt.prefix.rows_by_layer,
+        )
+        return [block]
 
-    def _chosen(self, reading: InternVLUReading, prompt: PromptPrefix) -> Change | None:
-        """Visual tokens where the prompt chose among them."""
-        after = prompt.visual_tokens
-        return None if after is None else Change(reading.visual_tokens.before, after)
+    def _visual_tokens(self, reading: InternVLUReading, prompt: PromptPrefix) -> Change:
+        """Where the prompt chose among them, what it chose."""
+        return reading.visual_tokens if prompt.chosen is None else prompt.chosen.choice.visual_tokens
 
 
 def _notes(sampling: Sampling, states: int, visual_tokens: Change) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.attention import attention_received
-from ...nn.decoder import Block, LanguageModel, Pruning
+from ...nn.decoder import Block, LanguageModel, Prefilled, Pruning
 from ...nn.kv_cache import KVPrefix
 from ...nn.operations import Operations
 from .config import InternVLUConfig
@@ -132,16 +132,18 @@ class VisionLanguageModel(nn.Module):
         features: Tensor = self.mlp1(pixel_shuffle(patches, self.config.vit_image // self.config.vit_patch))
         return features
 
-    def vit_attention(self, tile: Tensor) -> Tensor:
-        """How much attention each visual token receives in the ViT's last layer, its four patches together.
+    def vit_attention(self, tile: Tensor, depth: float = 1.0) -> Tensor:
+        """How much attention each visual token receives in a layer of the ViT, its four patches together.
 
         Args:
             tile: [3, S, S].
+            depth: which layer, as a share of all.
 
         Returns:
             [N] fp32; what the class token receives is left out.
         """
-        attention: Any = self.vision_model.encoder.layer[-1].attention
+        layers: Any = self.vision_model.encoder.layer
+        attention = layers[max(1, round(depth * len(layers))) - 1].attention
         inputs: list[Tensor] = []
         hook = attention.q_proj.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
         self.vision_model(tile.to(self.compute_dtype).unsqueeze(0))
@@ -182,7 +184,7 @@ class VisionLanguageModel(nn.Module):
         pruning: Pruning | None = None,
         tell: Callable[[int, int], None] | None = None,
         log_weight: Tensor | None = None,
-    ) -> tuple[KVPrefix, Tensor, Tensor]:
+    ) -> tuple[Prefilled, Tensor, Tensor]:
         """Append a piece of a prompt to a prefix.
 
         Args:
@@ -194,16 +196,15 @@ class VisionLanguageModel(nn.Module):
             log_weight: [n] fp32, see `nn.attention.KeyValues`.
 
         Returns:
-            The prefix behind it, the last token's hidden state [C], and the states that condition the DiT, side by
+            What the prefill left, the last token's hidden state [C], and the states that condition the DiT, side by
             side [n', kC], for the rows that the last layer still has.
         """
         last = self.config.layers
         blocks = self._blocks(embedded, pictures if pruning is not None else (), log_weight)
         hidden = {last, *self.config.condition_states}
         done = self.language_model.model.prefill(prefix, blocks, hidden=hidden, pruning=pruning, tell=tell)
-        kept = len(done.hidden[last])
-        states = [done.hidden[state][-kept:] for state in self.config.condition_states]
-        return done.prefix, done.hidden[last][-1], torch.cat(states, dim=-1)
+        states = [done.hidden[state] for state in self.config.condition_states]
+        return done, done.hidden[last][-1], torch.cat(states, dim=-1)
 
     @staticmethod
     def _blocks(embedded: Tensor, pictures: Sequence[tuple[int, int]], log_weight: Tensor | None) -> list[Block]:

@@ -21,7 +21,9 @@ from ...nn.decoder import TextWriter
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify
 from ...reduction import Reduced, Reduction
+from ...report import Change
 from ...run import Run
+from ..contract import Choice
 from ..pruning import PicturePruning
 from ..reading import TEXT_ROOM, EncodedInputs, Reading
 from ..registry import Purpose
@@ -34,6 +36,21 @@ from .prompts import NOTHING, PLACEHOLDER, SYSTEM, ChatTokenizer, Task, no_text_
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What a prompt chose among the visual tokens of its pictures.
+
+    Args:
+        choice: which, and how many.
+        log_weight: [ΣK] fp32 of these; None where each stands for itself.
+        weighted_from: the first layer where tokens have weights; the number of layers for none.
+    """
+
+    choice: Choice
+    log_weight: Tensor | None
+    weighted_from: int
+
+
+@dataclass(frozen=True)
 class PromptPrefix:
     """A prompt as far as it is prefilled: a value that any number of prompts may continue.
 
@@ -42,23 +59,23 @@ class PromptPrefix:
         prefix: their rows in the cache.
         last: [C] hidden state of the last one.
         states: [n, kC] of all, for the DiT.
-        kept: [K] for each picture, which tokens the last layer has, where the prompt chose among them.
-        visual_tokens: averaged over the layers, likewise.
+        computed: how many tokens went through each layer.
+        chosen: what the prompt chose among the visual tokens, where it did.
     """
 
     ids: tuple[int, ...]
     prefix: KVPrefix
     last: Tensor
     states: Tensor
-    kept: tuple[Tensor, ...] | None = None
-    visual_tokens: int | None = None
+    computed: tuple[int, ...]
+    chosen: Chosen | None = None
 
     @classmethod
     def empty(cls, vlm: VisionLanguageModel, capacity: int, device: torch.device) -> PromptPrefix:
         """Nothing said yet, with room for `capacity` tokens."""
         nothing = torch.empty(0, vlm.config.condition_size, dtype=vlm.compute_dtype, device=device)
         prefix = vlm.language_model.empty(capacity, device)
-        return cls((), prefix, nothing.new_zeros(vlm.config.hidden_size), nothing)
+        return cls((), prefix, nothing.new_zeros(vlm.config.hidden_size), nothing, (0,) * vlm.config.layers)
 
     @property
     def nbytes(self) -> int:
@@ -97,8 +114,15 @@ class PromptPrefix:
             weight = log_weight.new_zeros(len(ids))
             weight[torch.tensor(places, device=weight.device)] = log_weight[mine]
         embedded = vlm.embed(ids, visual[mine], words.visual)
-        prefix, last, states = vlm.prefill(self.prefix, embedded, tell=tell, log_weight=weight)
-        return replace(self, ids=(*self.ids, *ids), prefix=prefix, last=last, states=torch.cat((self.states, states)))
+        done, last, states = vlm.prefill(self.prefix, embedded, tell=tell, log_weight=weight)
+        return replace(
+            self,
+            ids=(*self.ids, *ids),
+            prefix=done.prefix,
+            last=last,
+            states=torch.cat((self.states, states)),
+            computed=tuple(rows + len(ids) for rows in self.computed),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,12 +155,13 @@ class PromptStates:
         """Cut a finished prompt, one that ends in `<img>`; log_weight [ΣK] is that of its visual tokens."""
         turn = words.turn_of_user(prompt.ids)
         visual = tuple(token == words.visual for token in prompt.ids[turn:])
-        chosen = tuple(kept) if prompt.kept is None else prompt.kept
-        weight = None
+        shown, weight = tuple(kept), None
+        if prompt.chosen is not None:
+            shown, log_weight = prompt.chosen.choice.kept, prompt.chosen.log_weight
         if log_weight is not None and any(visual):
             weight = log_weight.new_zeros(len(visual))
             weight[torch.tensor(visual, device=weight.device)] = log_weight
-        return cls(prompt.states[turn:], visual, chosen, tuple(latents), weight)
+        return cls(prompt.states[turn:], visual, shown, tuple(latents), weight)
 
     def embedded(self, dit: Transformer, config: InternVLUConfig, grid: Grid) -> DiTConditioning:
         """The prompt as one CFG branch of the DiT, which will make a latent of grid (h, w)."""
@@ -267,15 +292,24 @@ class Prefiller:
         empty = PromptPrefix.empty(self.vlm, len(ids) + TEXT_ROOM, self.run.device)
         with self.run.stage("prefill"):
             embedded = self.vlm.embed(ids, reading.visual, self.words.visual)
-            prefix, last, states = self.vlm.prefill(empty.prefix, embedded, pictures, pruning, self.run.tell_prefill)
-        kept = [whole if left is None else left for whole, left in zip(reading.kept, pruning.positions, strict=True)]
+            weight = None
+            if reading.log_weight is not None:
+                weight = reading.log_weight.new_zeros(len(ids))
+                weight[torch.tensor(places, device=weight.device)] = reading.log_weight
+            done, last, states = self.vlm.prefill(
+                empty.prefix, embedded, pictures, pruning, self.run.tell_prefill, weight
+            )
+        kept = pruning.kept
         dropped = {
             place
             for (first, behind), left in zip(pictures, kept, strict=True)
             for place in range(first + len(left), behind)
         }
         left_ids = tuple(token for place, token in enumerate(ids) if place not in dropped)
-        return PromptPrefix(left_ids, prefix, last, states, tuple(kept), pruning.average_tokens)
+        choice = Choice(Change(reading.visual_tokens.before, pruning.average_tokens), kept)
+        chosen = Chosen(choice, pruning.log_weight, min(done.weighted_from))
+        computed = tuple(map(sum, zip(*done.rows, strict=True)))
+        return PromptPrefix(left_ids, done.prefix, last, states, computed, chosen)
 
     def extended(self, prompt: PromptPrefix, ids: Sequence[int], reading: InternVLUReading) -> PromptPrefix:
         """A prompt and some more tokens."""
