@@ -18,14 +18,16 @@ from ...embedded import CHECKPOINT
 from ...errors import SettingsError
 from ...files import path_of
 from ...generation.settings import Decoding, Sampling
-from ...reduction.methods import method_name
+from ...reduction.contract import InDecoder
+from ...reduction.methods import METHODS, method_name
 from ...run import Progress
 from ...umm.contract import UnifiedModel
 from . import answers, edits, markdown, plot
 from .answers import AnswerRun
 from .cases import Case, Edit, Question, count_of, fingerprint
-from .conditions import CHOICES, GUESS, MERGES, RATIOS, WEIGHTS, conditions
+from .conditions import CHOICES, GROUPS, GUESS, MERGES, RATIOS, WEIGHTS, Condition, chosen, conditions
 from .edits import EditRun
+from .footing import FOOTINGS, MEASURED, Cost, Footings, costs
 from .gates import gates
 from .own_cases import own_edits, own_questions
 from .results import ResultStore, locked
@@ -37,6 +39,13 @@ DENSE = (
     "training taught each visual token of this model to tell the object under it, so a few tokens, one an object, "
     "go further here than they may elsewhere"
 )
+
+
+EQUAL = {
+    "tokens": "a ratio counts visual tokens averaged over the layers",
+    "operations": "a ratio costs the operations that methods after the encoder need for it",
+    "share": "a ratio is each method's own keep_ratio, as published",
+}
 
 
 class Console(Protocol):
@@ -77,8 +86,14 @@ def _run(
 ) -> str:
     out = path_of(args.out, "out")
     edited_under = conditions(
-        args.ratios or RATIOS, args.methods or CHOICES, args.merges or MERGES, args.weights or WEIGHTS
+        args.ratios or RATIOS, chosen(args.methods or CHOICES), args.merges or MERGES, args.weights or WEIGHTS
     )
+    costly: dict[Condition, Cost] = {}
+    missing: list[str] = []
+    if any(isinstance(METHODS.get(condition.method), InDecoder) for condition in edited_under):
+        footings = Footings(model, asked or world_questions(MEASURED, args.seed))
+        edited_under, missing = footings.settled(edited_under, args.equal)
+        costly = costs(footings, edited_under)
     asked_under = edited_under if args.data is not None else [*edited_under, GUESS]
     decoding = Decoding(max_tokens=args.max_tokens)
     sampling = replace(model.default_sampling("edit"), **({} if args.steps is None else {"steps": args.steps}))
@@ -98,9 +113,12 @@ def _run(
     write_csv(summary, out / "summary.csv")
     plot.draw(summary, out / "quality.png")
     facts = _facts(args, model, asked, edited, sampling)
+    if costly:
+        facts["Equal footing"] = EQUAL[args.equal] + "".join(f"; {each}" for each in missing)
     reached = gates(summary) if args.data is None else []
-    (out / "quality.md").write_text(markdown.page(facts, summary, reached, details=True), encoding="utf-8")
-    return markdown.page(facts, summary, reached, details=False).rstrip()
+    page = markdown.page(facts, summary, reached, details=True, costs=costly)
+    (out / "quality.md").write_text(page, encoding="utf-8")
+    return markdown.page(facts, summary, reached, details=False, costs=costly).rstrip()
 
 
 def parser() -> ArgumentParser:
@@ -130,9 +148,17 @@ def parser() -> ArgumentParser:
         "--selections",
         nargs="+",
         type=method_name,
-        choices=CHOICES,
+        choices=(*CHOICES, *GROUPS),
         metavar="NAME",
-        help=", ".join(CHOICES),
+        help=f"{', '.join(CHOICES)}; all for those without the controls, rivals for the published ones of the decoder "
+        "beside ours and the paper's",
+    )
+    parser.add_argument(
+        "--equal",
+        choices=FOOTINGS,
+        default="tokens",
+        help="what a ratio is to a method that drops tokens between layers: visual tokens averaged over the layers "
+        "(tokens), operations of the prefill, or its own keep_ratio as published (share)",
     )
     parser.add_argument("--merges", nargs="+", choices=MERGES, metavar="NAME", help=", ".join(MERGES))
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, metavar="NAME", help=", ".join(WEIGHTS))
@@ -198,6 +224,7 @@ def _origin(args: Namespace, model: UnifiedModel) -> dict[str, Any]:
     files += [path_of(each, field) for field in ("vae", "tokenizer") if (each := getattr(args, field))]
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     kind = {"dtype": str(model.compute_dtype), "weight_dtype": args.weight_dtype, "device": model.device.type}
+    kind["equal"] = args.equal
     return {"model": args.model or "embedded", **kind, "weights": weights}
 
 

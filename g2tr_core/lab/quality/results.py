@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,7 +69,8 @@ class ResultStore:
 
     def add(self, case: Case[Task], task: Task, condition: Condition, measured: Mapping[str, float | str]) -> None:
         """Write down what was measured; NaN becomes an empty field."""
-        keys = (task.number, case.number, task.kind, *astuple(condition))
+        how: tuple[object, ...] = (condition.ratio, condition.method, condition.merge, condition.weights)
+        keys = (task.number, case.number, task.kind, *how)
         values = {name: _field(value) for name, value in measured.items()}
         by_name = dict(zip(KEYS, map(str, keys), strict=True)) | values
         row = {name: by_name[name] for name in self.columns}
