@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
 from ..checkpoints.stored import check_device
+from ..checkpoints.tokenizer import encode
 from ..errors import SettingsError
 from ..generation.flow import Branches, Denoiser, denoise
 from ..generation.guidance import Rule
@@ -25,6 +26,7 @@ from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
 from ..generation.step_cache import StepCache
 from ..nn.attention import weight_channels
+from ..nn.decoder import TextWriter
 from ..nn.sizes import DecoderSizes
 from ..reduction import Reduced, Reduction
 from ..reduction.checks import check_dense
@@ -43,7 +45,7 @@ from .reading import (
     token_priority,
 )
 from .registry import Facts, ImageTask, LatentSpace, Purpose, Size, SizeRange
-from .values import Answer, GeneratedImage, Grid, Input, Source, scaled_note
+from .values import Answer, GeneratedImage, Grid, Input, Likelihood, Source, scaled_note
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,6 +105,7 @@ class UnifiedModel(ABC, Generic[R, C, V]):
     Attributes:
         config: sizes.
         network: all weights but the autoencoder's.
+        tokenizer: of its texts.
         special_tokens: whether words such as `<|im_end|>` in prompts mean what they mean to the model. Off, they are
             words, so that a caption or a file name cannot steer the conversation. May be set at any time.
 
@@ -121,6 +124,7 @@ class UnifiedModel(ABC, Generic[R, C, V]):
 
     config: DecoderSizes
     network: nn.Module
+    tokenizer: Any
     special_tokens: bool = False
 
     def __init__(self, compute_dtype: torch.dtype, vae: V | Deferred[V], device: torch.device | str) -> None:
@@ -300,6 +304,33 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         return Answer(written.text, written.thinking, report, choice.kept)
 
     @inference
+    def likelihood(self, reading: R, question: str, answer: str) -> Likelihood:
+        """How likely an answer is, for benchmarks that choose among given ones.
+
+        Args:
+            reading: what `read` returned.
+            question: as `answer`.
+            answer: what the model would have to say, from its first word on; blanks before it count.
+
+        Raises:
+            SettingsError: the question is not a text, or the answer has no tokens.
+        """
+        self.check_text("question", question)
+        self.check_text("answer", answer)
+        checks.kind("reading", reading, Reading)
+        ids = encode(self.tokenizer, answer, special_tokens=self.special_tokens)
+        if not ids:
+            raise SettingsError("it is empty", where="answer", fix="Give at least one word")
+        logits, writer = self.begin_answer(reading, question, Run(self.device))
+        total, greedy = torch.zeros((), device=self.device), torch.ones((), dtype=torch.bool, device=self.device)
+        for place, token in enumerate(torch.tensor(ids, device=self.device).split(1)):
+            total = total + logits.float().log_softmax(-1)[token[0]]
+            greedy = greedy & (logits.argmax() == token[0])
+            if place + 1 < len(ids):
+                logits = writer(token)
+        return Likelihood(float(total), bool(greedy), len(ids))
+
+    @inference
     def edit(
         self,
         reading: R,
@@ -426,6 +457,10 @@ class UnifiedModel(ABC, Generic[R, C, V]):
     @abstractmethod
     def write(self, reading: R, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
         """Prefill a question and decode the answer."""
+
+    @abstractmethod
+    def begin_answer(self, reading: R, question: str, run: Run) -> tuple[Tensor, TextWriter]:
+        """Prefill a question: the logits [V] of the answer's first token, and what takes the tokens one by one."""
 
     @abstractmethod
     def condition(

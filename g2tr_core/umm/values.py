@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -40,6 +41,20 @@ class Answer:
     thinking: str
     report: Report
     kept: tuple[Tensor, ...] = ()
+
+
+class Likelihood(NamedTuple):
+    """How likely a given answer is.
+
+    Args:
+        log_probability: the sum over its tokens, without what would end it.
+        is_greedy: whether each of them is the likeliest.
+        tokens: how many there are.
+    """
+
+    log_probability: float
+    is_greedy: bool
+    tokens: int
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from g2tr_core.checkpoints.tokenizer import encode
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
 from g2tr_core.errors import G2TRError, ImageError, SettingsError
+from g2tr_core.generation import decoding
 from g2tr_core.generation.flow import Denoiser
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.nn.decoder import Decoder, LanguageModel
@@ -102,6 +103,27 @@ def test_a_latent_is_made_only_for_methods_that_need_it(
     method = METHODS[name]  # what works in the decoder waits for the prompt, unless it begins before
     kept = 0.5 if isinstance(method, AfterEncoder) or method.select_first is not None else 1
     assert reading.visual_tokens.after == round(reading.visual_tokens.before * kept)
+
+
+def test_the_likelihood_of_an_answer_is_that_of_its_tokens(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = model.read(PHOTO, HALF)
+    seen: list[torch.Tensor] = []
+    choose = decoding.choose
+    monkeypatch.setattr(decoding, "choose", lambda logits, *rest: seen.append(logits) or choose(logits, *rest))
+    answer = model.answer(reading, "What is it?", decoding=SHORT).text
+    ids = encode(model.tokenizer, answer, special_tokens=False)
+    if not ids:  # random weights may end at once, or say what no text stands for
+        pytest.skip("this model says nothing")
+    likely, greedy, tokens = model.likelihood(reading, "What is it?", answer)
+    if ids == [int(logits.argmax()) for logits in seen[: len(ids)]]:
+        expected = sum(float(logits.log_softmax(-1)[token]) for logits, token in zip(seen, ids, strict=False))
+        assert greedy and tokens == len(ids) and likely == pytest.approx(expected, abs=1e-3)
+    other, is_first, _ = model.likelihood(reading, "What is it?", "xylophone" if answer != "xylophone" else "9")
+    assert other < 0 and not is_first
+    with pytest.raises(SettingsError, match="answer"):
+        model.likelihood(reading, "What is it?", "")
 
 
 def test_vit_attention_is_supplied_to_methods_that_need_it(

@@ -112,6 +112,11 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         thinking, text = split_thinking(text) if think else ("", text)
         return Written(text, thinking, conversation.blocks, choice)
 
+    def begin_answer(self, reading: BagelReading, question: str, run: Run) -> tuple[Tensor, TextWriter]:
+        """Prefill a question: the logits [V] of the answer's first token, and what takes the tokens one by one."""
+        conversation, _ = self._said(reading, "answer", False, question, run)
+        return self._begun(conversation, TEXT_ROOM)
+
     def condition(
         self,
         reading: BagelReading,
@@ -228,11 +233,15 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
 
     def _decoded(self, conversation: Conversation, decoding: Decoding, stage: str, run: Run) -> str:
         """Write a text behind a conversation, which stays as it is."""
-        tokens = self.network.tokens
-        writer = TextWriter(self.network.language_model, conversation.full, decoding.max_tokens)
-        first = writer(torch.full((1,), tokens.im_start, device=self.device))
-        text: str = self.tokenizer.decode(decode(first, writer, (tokens.im_end,), decoding, run, stage))
+        first, writer = self._begun(conversation, decoding.max_tokens)
+        ends = (self.network.tokens.im_end,)
+        text: str = self.tokenizer.decode(decode(first, writer, ends, decoding, run, stage))
         return text
+
+    def _begun(self, conversation: Conversation, rows: int) -> tuple[Tensor, TextWriter]:
+        """The logits of a text's first token, and what takes up to `rows` tokens."""
+        writer = TextWriter(self.network.language_model, conversation.full, rows)
+        return writer(torch.full((1,), self.network.tokens.im_start, device=self.device)), writer
 
     def _check_room(self, position: int, items: Sequence[Item]) -> None:
         """A picture takes one position or two, a text one a token."""

@@ -12,12 +12,13 @@ from ...generation.flow import Branches
 from ...generation.guidance import damped
 from ...generation.settings import Decoding, Guidance, Sampling
 from ...nn.attention import weight_channels
+from ...nn.decoder import TextWriter
 from ...reduction import Reduced, Reduction
 from ...report import Change, DecoderCost, PrefilledBlock, StepCost
 from ...run import Run
 from ..contract import Conditioned, UnifiedModel, Written
 from ..pruning import in_decoder
-from ..reading import EncodedInputs, Prepared
+from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size
 from ..values import Grid, Source
 from .anchors import pool_to_visual, widen
@@ -116,6 +117,13 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         ids = prefiller.decoded(prompt, decoding, "decode")
         choice = None if prompt.chosen is None else prompt.chosen.choice
         return Written(self.words.text(ids), "", self._blocks(reading, prompt), choice)
+
+    def begin_answer(self, reading: InternVLUReading, question: str, run: Run) -> tuple[Tensor, TextWriter]:
+        """Prefill a question: the logits [V] of the answer's first token, and what takes the tokens one by one."""
+        prefiller = self.prefiller(run)
+        prompt = prefiller.prompt(reading, "answer", self._ids(prefiller, reading, "answer", question))
+        model = self.network.vlm.language_model
+        return model.logits(prompt.last), TextWriter(model, prompt.prefix, TEXT_ROOM)
 
     def condition(
         self,
