@@ -1,8 +1,8 @@
-"""`g2tr bench`: the quality experiment, and the scripts of the source tree's `benchmarks` folder, by name.
+"""`g2tr bench`: experiments with models, and the scripts of the source tree's `benchmarks` folder, by name.
 
 The scripts are not part of the installed package: what they print is worth something only beside the code that they
-measure. The experiment is, for it measures models, and who has a model need not have the source. It is left out of the
-pack that ComfyUI's registry installs.
+measure. The experiments are, for they measure models, and who has a model need not have the source. They are left out
+of the pack that ComfyUI's registry installs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import SettingsError
 from .options import loading, speaking
 from .terminal import Console, quieten_libraries
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-EXPERIMENT = Path(__file__).resolve().parents[1] / "lab" / "quality" / "command.py"
-QUALITY = "Do answers and edits survive when visual tokens go?"
+LAB = Path(__file__).resolve().parents[1] / "lab"
+EXPERIMENTS = {  # by name: the room of the lab that its command is in, and what it is about
+    "quality": ("quality", "Do answers and edits survive when visual tokens go?"),
+    "edits": ("harnesses", "Edits of GEdit-Bench, ImgEdit, RISEBench or KRIS-Bench, for their official scorers."),
+}
 SOURCE = "a checkout of the source: get one and run pip install -e '.[cli]' there"
 
 
@@ -30,12 +34,11 @@ def run(name: str | None, arguments: Sequence[str], console: Console) -> int:
     Raises:
         SettingsError: there is none of that name, or this installation does not have it.
     """
-    if name == "quality":
-        return _quality(arguments)
+    if name in EXPERIMENTS:
+        return _experiment(name, arguments)
     scripts = _scripts()
-    summaries = ({"quality": QUALITY} if EXPERIMENT.is_file() else {}) | {
-        known: script.summary for known, script in scripts.items()
-    }
+    there = {known: about for known, (room, about) in EXPERIMENTS.items() if _command(room).is_file()}
+    summaries = there | {known: script.summary for known, script in scripts.items()}
     if name is None:
         width = max(map(len, summaries), default=0)
         lines = [f"{known:{width}}  {summary}" for known, summary in summaries.items()]
@@ -47,16 +50,23 @@ def run(name: str | None, arguments: Sequence[str], console: Console) -> int:
     return _main_of(scripts[name].path, list(arguments))
 
 
-def _quality(arguments: Sequence[str]) -> int:
-    """Run the quality experiment, which is told here how to load a model and where to report."""
-    if not EXPERIMENT.is_file():
-        raise SettingsError(
-            "the quality experiment is not part of this installation", where="bench quality", fix=f"It needs {SOURCE}"
-        )
+def _command(room: str) -> Path:
+    return LAB / room / "command.py"
+
+
+def _experiment(name: str, arguments: Sequence[str]) -> int:
+    """Run an experiment, which is told here how to load a model and where to report."""
+    room = EXPERIMENTS[name][0]
+    if not _command(room).is_file():
+        raise SettingsError(f"{name} is not part of this installation", where="bench", fix=f"It needs {SOURCE}")
     quieten_libraries()
-    from ..lab.quality import command
     from .commands import load_model
 
+    command: ModuleType
+    if name == "quality":
+        from ..lab.quality import command
+    else:
+        from ..lab.harnesses import command
     parser = command.parser()
     speaking(parser)
     loading(parser)

@@ -101,12 +101,12 @@ def _run(
     summary: Summary = {}
     if asked:
         known = {"tasks": fingerprint(asked), "max_tokens": decoding.max_tokens, "suffix": args.suffix}
-        store = ResultStore(out / "answers.csv", answers.MEASURES, _origin(args, model) | known)
+        store = ResultStore(out / "answers.csv", answers.MEASURES, origin(args, model) | {"equal": args.equal} | known)
         _carry_out(console, "answers", AnswerRun(model, asked, asked_under, decoding, store, args.suffix))
         summary |= summarise(store, ("accuracy",), asked_under, args.seed)
     if edited:
         known = {"tasks": fingerprint(edited), "sampling": asdict(sampling)}
-        store = ResultStore(out / "edits.csv", edits.MEASURES, _origin(args, model) | known)
+        store = ResultStore(out / "edits.csv", edits.MEASURES, origin(args, model) | {"equal": args.equal} | known)
         _carry_out(console, "edits", EditRun(model, edited, edited_under, sampling, store))
         summary |= summarise(store, edits.MEASURES, edited_under, args.seed)
 
@@ -217,14 +217,13 @@ def _carry_out(console: Console, name: str, run: AnswerRun | EditRun) -> None:
         run.run(tick)
 
 
-def _origin(args: Namespace, model: UnifiedModel) -> dict[str, Any]:
+def origin(args: Namespace, model: UnifiedModel) -> dict[str, Any]:
     """The model and what it runs on, so that results of two of them, or of a changed one, are never mixed."""
     path = path_of(args.model or CHECKPOINT, "model")
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     files += [path_of(each, field) for field in ("vae", "tokenizer") if (each := getattr(args, field))]
     weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     kind = {"dtype": str(model.compute_dtype), "weight_dtype": args.weight_dtype, "device": model.device.type}
-    kind["equal"] = args.equal
     return {"model": args.model or "embedded", **kind, "weights": weights}
 
 
