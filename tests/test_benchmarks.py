@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from g2tr_core.checkpoints.tokenizer import encode
+from g2tr_core.embedded import CHECKPOINT, SAMPLE
 from g2tr_core.generation.flow import Branches, combined, evaluated
 from g2tr_core.generation.guidance import renormalised
-from g2tr_core.generation.settings import Sampling
+from g2tr_core.generation.settings import Decoding, Sampling
 from g2tr_core.reduction import Reduction
+from g2tr_core.reduction.methods import METHODS
+from g2tr_core.umm import load
 from g2tr_core.umm.bagel.config import BagelConfig
 from g2tr_core.umm.bagel.network import BagelDenoiser, BagelNetwork, SpecialTokens
 from tests.goldens import REPOSITORY
@@ -49,6 +53,34 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
 def test_prints_tables_of_what_is_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(name).main(["--quick", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("\n| --- | ---:") == {"references": 3, "selection": 2}[name]
+
+
+@pytest.mark.parametrize("name", ["fastv", "pdrop", "vscan", "ivc-prune", "trim", "uniform"])
+def test_rivals_cost_what_reports_say(name: str) -> None:
+    rivals, model = script("rivals"), load(CHECKPOINT, dtype=torch.float32)
+    reading = model.read(SAMPLE.picture, Reduction(0.4, 1, method=name))
+    report = model.answer(reading, SAMPLE.question, decoding=Decoding(1)).report
+    question = len(encode(model.tokenizer, SAMPLE.question, special_tokens=False))
+    setting = rivals.Setting(model.cost, reading.visual_tokens.before, question, causal=False)
+    found = rivals.line(setting, METHODS[name], 0.4)
+    assert found.first == pytest.approx(1 / report.prefill_flops.factor)
+    assert found.kv == pytest.approx(1 / report.kv_bytes.factor)
+    assert found.tokens == pytest.approx(1 / report.visual_tokens.factor, abs=0.01)
+    left = report.prefill_flops.after - reading.report.prefill_flops.after
+    assert found.second == pytest.approx(left / report.prefill_flops.before)
+
+
+def test_rivals_are_compared_on_every_footing(capsys: pytest.CaptureFixture[str]) -> None:
+    rivals = script("rivals")
+    assert rivals.main([]) == 0
+    assert capsys.readouterr().out.count("does not get so low") == 4  # ivc-prune, two footings, two models
+    places = {"equal tokens": 3, "equal operations": 5}
+    for setting in rivals.settings(40).values():
+        (_, *first), *others = rivals.rows(setting, 0.5)
+        for footing, title, ratio, *shares in others:
+            if footing in places and shares[0]:
+                place = places[footing]
+                assert float(shares[place - 3]) == pytest.approx(float(first[place - 1]), abs=0.3), (title, ratio)
 
 
 def test_four_references_cost_what_pytorch_counts(monkeypatch: pytest.MonkeyPatch) -> None:

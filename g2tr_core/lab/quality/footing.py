@@ -93,13 +93,13 @@ class Footings:
         tokens = len(self._asked[0][0].pictures[0].features)
         if footing == "tokens":
             limit: float = share_of(tokens, condition.ratio, 1) * layers
-            return _largest(
+            return largest(
                 lambda ratio: sum(share_of(tokens, share, 1) for share in method.shares(layers, ratio)), limit, tokens
             )
         rival = replace(condition, method=EVEN)
         limit = self._operations(rival)
         slack = (self._operations(FULL) - limit) / (tokens * (1 - condition.ratio)) / 2  # half of a token
-        return _largest(lambda ratio: self._operations(replace(condition, keep_ratio=ratio)), limit + slack, tokens)
+        return largest(lambda ratio: self._operations(replace(condition, keep_ratio=ratio)), limit + slack, tokens)
 
     def _operations(self, condition: Condition) -> float:
         return self._count(condition, *self._asked[0])[2]
@@ -125,7 +125,7 @@ def costs(footings: Footings, conditions: Sequence[Condition]) -> dict[Condition
     return found
 
 
-def _largest(measure: Callable[[float], float], limit: float, tokens: int) -> float | None:
+def largest(measure: Callable[[float], float], limit: float, tokens: int) -> float | None:
     """The largest share up to 1 whose measure, which grows with it, is within the limit; one token at least."""
     low, high = 1 / tokens, 1.0
     if measure(low) > limit:

@@ -11,7 +11,7 @@ from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.generation.settings import Decoding
 from g2tr_core.lab.quality import markdown
 from g2tr_core.lab.quality.conditions import FULL, GROUPS, Condition, chosen, conditions, read
-from g2tr_core.lab.quality.footing import Footings, _largest, costs
+from g2tr_core.lab.quality.footing import Footings, costs, largest
 from g2tr_core.lab.quality.world_cases import world_questions
 from g2tr_core.reduction.methods import METHODS, offered
 from g2tr_core.umm import load
@@ -99,7 +99,7 @@ def test_the_page_shows_costs_and_the_paper_beside(footings: Footings) -> None:
 
 @given(limit=st.floats(0, 80), tokens=st.integers(2, 200))
 def test_the_search_finds_the_largest_share_within_the_limit(limit: float, tokens: int) -> None:
-    found = _largest(lambda share: 64 * share, limit, tokens)
+    found = largest(lambda share: 64 * share, limit, tokens)
     if found is None:
         assert 64 / tokens > limit
     else:
