@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.embedded import CHECKPOINT, INTERNVLU
 from g2tr_core.lab.quality.world_cases import world_edits, world_questions
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -151,6 +151,12 @@ def test_answers(tasks: Path, tmp_path: Path, method: str) -> None:
     everything = f"pretrained={CHECKPOINT},min_tokens=1,device=cpu,method={method}"
     found = run(tasks, tmp_path, "g2tr_answers", f"{everything},keep_ratio=0.5,weights=method")
     assert found["right,none"] >= 0.75
+
+
+def test_another_model_is_asked_the_same_way(tasks: Path, tmp_path: Path) -> None:
+    arguments = f"pretrained={INTERNVLU},min_tokens=1,device=cpu,method=fastv,weights=counts,merge=none"
+    found = run(tasks, tmp_path, "g2tr_answers", arguments, "--limit", "2")
+    assert found["right,none"] == 0.0, "its weights are random"
 
 
 def test_choices_are_told_apart_by_their_likelihood(tasks: Path, tmp_path: Path) -> None:
