@@ -26,7 +26,8 @@ def value(server: ComfyServer, name: str) -> Tensor:
 def test_euler_makes_the_picture_of_the_edit_node(server: ComfyServer) -> None:
     graph = Graph()
     graph.kept(graph.sampled(), "sampled")
-    numbers = {"seed": 3, "steps": 4, "text_scale": 0.0, "image_scale": 0.0, "output_size": "as the model"}
+    scales = {"text_scale": 0.0, "image_scale": 0.0}
+    numbers = {**scales, "seed": 3, "steps": 4, "speed": "exact", "output_size": "as the model"}
     edit = graph.add("G2TREdit", reading=graph.reading, instruction="Make it navy.", **numbers)
     graph.kept(graph.of(edit, 1), "edited")
     run = server.run(graph.prompt)
@@ -65,7 +66,8 @@ def test_internvlu_samples_as_its_own_node_does_with_the_same_solver(server: Com
     """Its own solver is DPM++ 2M, which core has too; the last steps differ a little."""
     graph = Graph(INTERNVLU)
     graph.kept(graph.sampled("dpmpp_2m", steps=8), "sampled")
-    numbers = {"seed": 3, "steps": 8, "text_scale": 0.0, "image_scale": 0.0, "output_size": "as the model"}
+    scales = {"text_scale": 0.0, "image_scale": 0.0}
+    numbers = {**scales, "seed": 3, "steps": 8, "speed": "exact", "output_size": "as the model"}
     edit = graph.add("G2TREdit", reading=graph.reading, instruction="Make it navy.", **numbers)
     graph.kept(graph.of(edit, 1), "edited")
     run(server, graph)
@@ -76,7 +78,7 @@ def test_internvlu_samples_as_its_own_node_does_with_the_same_solver(server: Com
 def test_a_text_alone(server: ComfyServer) -> None:
     graph = Graph(scene=None, text="A red circle.")
     graph.kept(graph.sampled(), "sampled")
-    numbers = {"width": 0, "height": 0, "seed": 3, "steps": 4, "text_scale": 0.0}
+    numbers = {"width": 0, "height": 0, "seed": 3, "steps": 4, "text_scale": 0.0, "speed": "exact"}
     made = graph.add("G2TRImagine", model=graph.of(graph.loaded), prompt="A red circle.", **numbers)
     graph.kept(graph.of(made, 1), "made")
     run(server, graph)
@@ -211,7 +213,15 @@ def test_loras(server: ComfyServer, naming: str) -> None:
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
-IMAGINE = {"prompt": "A red circle.", "width": 0, "height": 0, "seed": 0, "steps": 2, "text_scale": 0.0}
+IMAGINE = {
+    "prompt": "A red circle.",
+    "width": 0,
+    "height": 0,
+    "seed": 0,
+    "steps": 2,
+    "text_scale": 0.0,
+    "speed": "exact",
+}
 
 
 def test_what_would_have_no_effect_is_refused(server: ComfyServer) -> None:
