@@ -58,7 +58,8 @@ def _experiment(name: str, arguments: Sequence[str]) -> int:
     """Run an experiment, which is told here how to load a model and where to report."""
     room = EXPERIMENTS[name][0]
     if not _command(room).is_file():
-        raise SettingsError(f"{name} is not part of this installation", where="bench", fix=f"It needs {SOURCE}")
+        what = f"the {name} experiment is not part of this installation"
+        raise SettingsError(what, where=f"bench {name}", fix=f"It needs {SOURCE}")
     quieten_libraries()
     from .commands import load_model
 

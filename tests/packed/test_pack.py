@@ -83,11 +83,12 @@ class TestCommand:
         assert json.loads(done.stdout)["answer"] == "yellow"
         assert (tmp_path / "demo.png").is_file()
 
-    def test_bench_quality_says_where_it_is(self, packed: Path, tmp_path: Path) -> None:
-        done = g2tr(packed, "bench", "quality", "--out", str(tmp_path / "results"))
+    @pytest.mark.parametrize("name", ["quality", "edits"])
+    def test_an_experiment_says_where_it_is(self, packed: Path, tmp_path: Path, name: str) -> None:
+        done = g2tr(packed, "bench", name, "--out", str(tmp_path / "results"))
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
-            "g2tr: bench quality: the quality experiment is not part of this installation. "
+            f"g2tr: bench {name}: the {name} experiment is not part of this installation. "
             "It needs a checkout of the source: get one and run pip install -e '.[cli]' there.\n"
         )
         assert not (tmp_path / "results").exists()
