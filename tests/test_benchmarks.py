@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +45,14 @@ def script(name: str) -> ModuleType:
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("prefill", "7b"), ("prefill", "internvlu"), ("reuse", "7b"), ("edit", "7b"), ("edit", "internvlu")],
+    [
+        ("prefill", "7b"),
+        ("prefill", "internvlu"),
+        ("reuse", "7b"),
+        ("edit", "7b"),
+        ("edit", "internvlu"),
+        ("denoise", "7b"),
+    ],
 )
 def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(name).main(["--quick", "--device", "cpu", "--model", model]) == 0
@@ -210,3 +220,42 @@ def test_only_the_first_question_and_the_first_edit_encode() -> None:
     assert set(encoded.values()) == {(0, 0)}
     assert laps["question 2"].rows == len(bagel.tokenizer.encode(reuse.QUESTIONS[1])) + 2
     assert 0 < laps["question 2"].flops < laps["question 1"].flops
+
+
+def test_everything_for_a_gpu_is_written_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that fails is said so, does not stop the next one, and makes the whole fail."""
+    gpu = script("gpu")
+    assert {part.name for part in gpu.parts("cpu", True)} >= {"agreement", "denoise", "edit", "prefill", "tests"}
+    for part in gpu.parts("cpu", True):
+        assert all((REPOSITORY / argument).is_file() for argument in part.arguments if argument.endswith(".py")), part
+    broken, fine, slow = (
+        gpu.Part(name, ("-c", code))
+        for name, code in (("broken", "1 / 0"), ("fine", "print('fine')"), ("slow", "import time; time.sleep(60)"))
+    )
+    monkeypatch.setattr(gpu, "parts", lambda device, quick: [broken, fine, slow])
+    assert gpu.main(["--out", str(tmp_path), "--device", "cpu", "--minutes", "0.1"]) == 1
+    told = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert [(part["name"], part["status"]) for part in told["parts"]] == [("broken", 1), ("fine", 0), ("slow", None)]
+    assert "ZeroDivisionError" in told["parts"][0]["output"] and told["parts"][1]["output"] == "fine"
+    text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert "## broken (FAILED with 1" in text and "## slow (time was up" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
+
+
+def test_a_step_without_its_markers_reads_half_of_the_weights() -> None:
+    denoise, common = script("denoise"), script("common")
+    network = common.bagel_parts("7b", torch.device("meta")).network
+    assert denoise.weight_bytes(network, base=False) / denoise.weight_bytes(network, base=True) == pytest.approx(0.5)
+    assert [denoise.evaluations(49, speed) for speed in ("exact", "balanced", "fast")] == [49, 21, 15]
+
+
+def test_speeds_are_compared_with_the_exact_run() -> None:
+    speed = script("speed")
+    exact = torch.ones(16, 4, 4)
+    assert speed.decibels(1.01 * exact, exact) == pytest.approx(40, abs=0.01)
+    assert speed.decibels(exact, exact) == math.inf
+    made = {
+        "exact": speed.Tally([True, True, False], [math.inf] * 3, 60, 2.0),
+        "half": speed.Tally([True, False, True], [40.0, 30.0, 20.0], 30, 1.0),
+    }
+    assert speed.table(made).splitlines()[-1].startswith("| half | 50 % | 2 of 3 | 50.0 % | 30.0 |")
