@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..nn.operations import FLOAT8, TOLD
-from ..nn.packings import Packing, Told, packing_of
+from ..nn.packings import Packing, Told, packing_of, running
 from .diagnosis import GET_FILE
 from .stored import CPU, StoredTensor, clamped, converter
 
@@ -117,7 +117,7 @@ class PackedTensor(StoredTensor):
         # Wide enough for the product, so that what is beyond `dtype` can be clamped.
         wide = torch.bfloat16 if dtype in FLOAT8 else torch.float32 if dtype == torch.float16 else dtype
         parts, shape = self._loaded(converter(convert_on or device), stays=False)
-        matrix = self.packing.multiply_out(parts, self.told, shape, wide)
+        matrix = running.multiply_out(self.packing, parts, self.told, shape, wide)
         if self.first is not None and not self.stays:
             matrix = matrix.narrow(0, self.first, self.shape[0]).clone()
         return clamped(matrix.reshape(self.shape), dtype).to(dtype).to(device)

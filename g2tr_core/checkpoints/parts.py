@@ -159,6 +159,7 @@ def _one_place(files: Files, part: Part, where: Path, parts: Parts) -> Place:
     if part.channels is not None:
         channels = (part.channels,)
         found = [place for place in found if files[place[0]][place[1] + part.marks[0]].shape[1:2] == channels] or found
+    found = [place for place in found if place[0].suffix.lower() != ".gguf"] or found  # where both lie in a folder
     if len(found) == 1:
         return found[0]
     if found:

@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .packings import Parts, Told, packing_of
+from .packings import Parts, Told, packing_of, running
 
 Operations = Any  # a namespace with Linear, Embedding, LayerNorm, RMSNorm and Conv2d, constructed like torch.nn's
 
 TOLD = "comfy_quant"  # beside the weight of a packed layer, as in ComfyUI
-AT_ONCE = 2**25  # values that are multiplied out together: 134 MB while they are fp32
 
 
 class PackedLayer(nn.Module):
@@ -38,14 +37,6 @@ class PackedLayer(nn.Module):
     def _parts(self) -> Parts:
         """The weight's parts, by name."""
         return {"weight": self.weight, **{name: part for name, part in self._buffers.items() if part is not None}}
-
-    def _rows(self, rows: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Rows of the weight [R], or all, multiplied out: [R, K] of `dtype`."""
-        assert self.told is not None
-        packing, parts, shape = packing_of(self.told), self._parts(), self.matrix
-        if rows is not None:
-            parts, shape = packing.take(parts, self.told, shape, rows), (len(rows), shape[1])
-        return packing.multiply_out(parts, self.told, shape, dtype)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         told = state_dict.pop(f"{prefix}{TOLD}", None)
@@ -72,14 +63,7 @@ class CastingLinear(PackedLayer, nn.Linear):
         bias = None if self.bias is None else self.bias.to(input.dtype)
         if self.told is None:
             return F.linear(input, self.weight.to(input.dtype), bias)
-        outputs, inputs = self.matrix
-        step = max(AT_ONCE // inputs, 1)
-        if outputs <= step or not packing_of(self.told).can_take(self.told, self.matrix):
-            return F.linear(input, self._rows(None, input.dtype), bias)
-        rows = torch.arange(outputs, device=input.device).split(step)
-        biases = [None] * len(rows) if bias is None else bias.split(step)
-        pieces = [F.linear(input, self._rows(some, input.dtype), own) for some, own in zip(rows, biases, strict=True)]
-        return torch.cat(pieces, dim=-1)
+        return running.linear(packing_of(self.told), self._parts(), self.told, self.matrix, input, bias)
 
 
 class LoadedEmbedding(nn.Embedding):
@@ -100,7 +84,7 @@ class CastingEmbedding(PackedLayer, LoadedEmbedding):
         """[...] int64 -> [..., C] in the dtype that the layer was built with, or that of a table that is not packed."""
         if self.told is None:
             return super().forward(input)
-        return self._rows(input.flatten(), self.dtype).unflatten(0, input.shape)
+        return running.look_up(packing_of(self.told), self._parts(), self.told, self.matrix, input, self.dtype)
 
 
 loaded = SimpleNamespace(

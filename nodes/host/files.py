@@ -39,7 +39,7 @@ def checkpoints() -> dict[str, Path]:
     found = dict(DEMOS)
     for key in (MODEL_FOLDER, *USUAL_FOLDERS):
         own = key == MODEL_FOLDER
-        for name, path in _files(key).items():
+        for name, path in {**_files(key), **_gguf_files(key)}.items():
             if own or _is_known(path, path.stat().st_mtime_ns):
                 short, place = _released(name, path) or (name, path)
                 found.setdefault(short if own else f"{key}/{short}", place)
@@ -100,6 +100,17 @@ def _files(key: str) -> dict[str, Path]:
     return {name: Path(path) for name, path in paths.items() if path is not None and is_regular(Path(path))}
 
 
+def _gguf_files(key: str) -> dict[str, Path]:
+    """The GGUF files there, which ComfyUI itself lists in no folder but the pack's."""
+    found = ((Path(folder), path) for folder in folder_paths.get_folder_paths(key) for path in _inside(Path(folder)))
+    return {path.relative_to(folder).as_posix(): path for folder, path in found}
+
+
+def _inside(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*.[gG][gG][uU][fF]")) if folder.is_dir() else []
+    return [path for path in files if not path.name.startswith(".") and is_regular(path)]
+
+
 def _released(name: str, path: Path) -> tuple[str, Path] | None:
     """Name and place of the released folder that a file belongs to; None where it stands for itself."""
     folder = umm.release_of(path)
@@ -108,7 +119,19 @@ def _released(name: str, path: Path) -> tuple[str, Path] | None:
     above = len(path.parts) - len(folder.parts)
     short = PurePosixPath(*PurePosixPath(name).parts[:-above])
     network = next((file for file in _networks() if (folder / file).is_file()), "")
-    return (str(short / network), folder) if short.name else None
+    if _is_gguf(path) or (network and path.name != network and _is_known(path, path.stat().st_mtime_ns)):
+        return None  # another edition of the network beside it, or a quantised one that is no part of a release
+    others = any(file != folder / network and _is_known(file, file.stat().st_mtime_ns) for file in _weights(folder))
+    return (str(short / network), folder / network if network and others else folder) if short.name else None
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of weights in a folder itself."""
+    return [path for path in folder.glob("*.safetensors") if is_regular(path)] + [*_inside(folder)]
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _networks() -> list[str]:

@@ -33,7 +33,9 @@ from ...g2tr_core.umm.registry import Purpose, Size
 from ...g2tr_core.umm.values import Answer, GeneratedImage
 from ..native.model import NativeModel, Wrappers, around_a_run
 from .encoder_cache import EncoderCache
+from .patching import patcher_of
 from .progress import Progress
+from .quantised import quantised_operations
 from .weights import bring_what_is_left
 
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
@@ -55,9 +57,7 @@ class ManagedModel:
         self, model: UnifiedModel, name: str, offload_device: torch.device, caveat: Caveat | None = None
     ) -> None:
         self.model, self.name, self._caveat = model, name, caveat
-        # Looked up now: ComfyUI binds another class to the name when it has dynamic VRAM.
-        native = NativeModel(model, offload_device)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(native, model.device, offload_device)
+        self.patcher = patcher_of(NativeModel(model, offload_device), model.device, offload_device)
         self.patcher.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, "g2tr", around_a_run)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
         self._encoder_cache = EncoderCache()
@@ -270,19 +270,10 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
         weight_dtype=None if weights == "auto" and umm.is_quantised(path) else kept_as,
         vae=vae,
         operations=comfy.ops.pick_operations(kept_as, compute, load_device=device),
-        quantised_operations=_quantised_operations(compute),
+        quantised_operations=quantised_operations(compute),
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
     managed = ManagedModel(model, name, offload_device, CAVEATS.get(path))
     _alive[key] = managed
     return managed
-
-
-def _quantised_operations(compute: torch.dtype) -> Any:
-    """ComfyUI's layers for scaled weights, which it can offload and patch as such; None where it has none.
-
-    Without them scaled weights are multiplied out, which needs twice the memory and loses nothing.
-    """
-    has_layouts = getattr(getattr(comfy, "quant_ops", None), "_CK_AVAILABLE", False)  # comfy_kitchen's
-    return comfy.ops.mixed_precision_ops({}, compute) if has_layouts else None

@@ -148,7 +148,7 @@ def test_a_large_head_is_multiplied_out_a_part_at_a_time(quantise: Any, monkeypa
         seen.append(shape)
         return multiply_out(self, parts, told, shape, dtype)
 
-    monkeypatch.setattr("g2tr_core.nn.operations.AT_ONCE", 40 * 64)
+    monkeypatch.setattr("g2tr_core.nn.packings.running.AT_ONCE", 40 * 64)
     monkeypatch.setattr(Scaled, "multiply_out", watched)
     torch.testing.assert_close(layer(x), whole)
     assert seen == [(40, 64), (40, 64), (16, 64)]

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Shape, Told
+from .packing import Packing, Parts, Round, Shape, Told
 
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -39,6 +39,19 @@ class FourBit(Packing):
         values[whole:].mul_(absmax[whole // block :])  # the last block may be shorter
         return values.view(shape).to(dtype)
 
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
+        """See `Packing`; between two values of the table goes what `around` says."""
+        block, code = told["blocksize"], like["weight_quant_map"]
+        flat = torch.nn.functional.pad(matrix.flatten(), (0, -matrix.numel() % block)).view(-1, block)
+        absmax = flat.abs().amax(1)
+        parts = {"weight_quant_map": code, "weight_absmax": absmax}
+        if "weight_nested_absmax" in like:
+            parts |= self._nested(absmax - told["nested_offset"], told, like["weight_nested_quant_map"])
+            absmax = self._absmax(parts, told, None)
+        numbers = _nearest(flat / absmax.clamp(min=1e-30)[:, None], code, around).flatten()[: matrix.numel()]
+        numbers = torch.nn.functional.pad(numbers, (0, matrix.numel() % 2))
+        return {**parts, "weight": ((numbers[::2] << 4) | numbers[1::2]).view_as(like["weight"])}
+
     def can_take(self, told: Told, shape: Shape) -> bool:
         """See `Packing`: rows must consist of whole blocks and bytes."""
         return shape[1] % told["blocksize"] == 0 and shape[1] % 2 == 0
@@ -54,6 +67,16 @@ class FourBit(Packing):
         }
 
     @staticmethod
+    def _nested(rest: Tensor, told: Told, code: Tensor) -> dict[str, Tensor]:
+        """Factors without their offset [blocks], quantised themselves."""
+        size = told["nested_blocksize"]
+        blocks = torch.nn.functional.pad(rest, (0, -len(rest) % size)).view(-1, size)
+        outer = blocks.abs().amax(1)
+        numbers = _nearest(blocks / outer.clamp(min=1e-30)[:, None], code, torch.round)
+        absmax = numbers.flatten()[: len(rest)]
+        return {"weight_absmax": absmax, "weight_nested_absmax": outer, "weight_nested_quant_map": code}
+
+    @staticmethod
     def _absmax(parts: Parts, told: Told, index: Tensor | None) -> Tensor:
         """Factors of the blocks `index`, or of all, fp32."""
         absmax = parts["weight_absmax"].flatten()
@@ -64,3 +87,12 @@ class FourBit(Packing):
         index = torch.arange(len(absmax), device=absmax.device) if index is None else index
         inner: Tensor = parts["weight_nested_quant_map"][absmax[index].int()]
         return inner * outer[index // size] + told["nested_offset"]
+
+
+def _nearest(values: Tensor, code: Tensor, around: Round) -> Tensor:
+    """Numbers of values of a table, uint8; the table need not be in order."""
+    table, order = code.sort()
+    above = torch.bucketize(values, table).clamp(1, len(table) - 1)
+    low, high = table[above - 1], table[above]
+    share = ((values - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
+    return order[above - 1 + around(share).long().clamp(0, 1)].to(torch.uint8)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Shape, Told
+from .gguf_pack import PACK
+from .packing import Packing, Parts, Round, Shape, Told
 
 NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # values of IQ4_NL, IQ4_XS
 
@@ -40,9 +41,24 @@ class GGUF(Packing):
         kind = BLOCK_TYPES[told["type"]]
         return kind.unpack(parts["weight"].reshape(-1, kind.size)).reshape(shape).to(dtype)
 
+    def can_pack(self, told: Told) -> bool:
+        """See `Packing`."""
+        return told["type"] in PACK
+
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
+        """See `Packing`."""
+        values = BLOCK_TYPES[told["type"]].values
+        pieces = [PACK[told["type"]](some.reshape(-1, values), around) for some in matrix.split(rows_at_once(matrix))]
+        return {"weight": torch.cat(pieces).view(len(matrix), -1)}
+
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""
         return {"weight": parts["weight"][rows]}
+
+
+def rows_at_once(matrix: Tensor) -> int:
+    """Rows of a matrix that are packed together: some 4 million values, of which there are many copies meanwhile."""
+    return max(2**22 // matrix.shape[1], 1)
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:

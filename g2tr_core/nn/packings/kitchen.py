@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Shape, Told
+from .packing import Packing, Parts, Round, Shape, Told
 from .scaled import Scaled
 
 
@@ -29,7 +29,27 @@ def _kitchen() -> Any:
     return quantization
 
 
-class NVFP4(Packing):
+class _Shuffled(Packing):
+    """Scales of 128 rows are shuffled together, so no rows can be had alone. ComfyUI packs these itself."""
+
+    def can_pack(self, told: Told) -> bool:
+        """See `Packing`."""
+        return False
+
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
+        """See `Packing`."""
+        raise NotImplementedError
+
+    def can_take(self, told: Told, shape: Shape) -> bool:
+        """See `Packing`."""
+        return False
+
+    def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
+        """See `Packing`."""
+        raise NotImplementedError
+
+
+class NVFP4(_Shuffled):
     """`weight` [N, K/2] uint8, `weight_scale` fp8 by block of 16, `weight_scale_2` [] fp32; [N, K] padded to 16.
 
     `pre_quant_scale` [K], where there is one, multiplies the inputs; here the columns.
@@ -43,30 +63,14 @@ class NVFP4(Packing):
         smooth = parts.get("pre_quant_scale")
         return (out if smooth is None else out * smooth).to(dtype)
 
-    def can_take(self, told: Told, shape: Shape) -> bool:
-        """See `Packing`: scales of 128 rows are shuffled together."""
-        return False
 
-    def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
-        """See `Packing`."""
-        raise NotImplementedError
-
-
-class MXFP8(Packing):
+class MXFP8(_Shuffled):
     """`weight` [N, K] fp8, `weight_scale` e8m0 by block of 32 (as uint8); [N, K] padded to 32."""
 
     def multiply_out(self, parts: Parts, told: Told, shape: Shape, dtype: torch.dtype) -> Tensor:
         """See `Packing`."""
         out: Tensor = _kitchen().dequantize_mxfp8(parts["weight"], parts["weight_scale"], torch.float32)
         return out[: shape[0], : shape[1]].to(dtype)
-
-    def can_take(self, told: Told, shape: Shape) -> bool:
-        """See `Packing`: scales of 128 rows are shuffled together."""
-        return False
-
-    def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
-        """See `Packing`."""
-        raise NotImplementedError
 
 
 class Rotated(Scaled):
@@ -78,3 +82,7 @@ class Rotated(Scaled):
             parts["weight"], parts["weight_scale"], told["convrot_groupsize"]
         )
         return turned.to(dtype)
+
+    def can_pack(self, told: Told) -> bool:
+        """See `Packing`; ComfyUI packs these itself."""
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 Parts = Mapping[str, Tensor]
 Told = Mapping[str, Any]
+Round = Callable[[Tensor], Tensor]  # to whole numbers
 Shape = tuple[int, int]  # of the matrix, [N, K]: outputs and inputs of a linear layer
 
 
@@ -20,6 +21,21 @@ class Packing(ABC):
     @abstractmethod
     def multiply_out(self, parts: Parts, told: Told, shape: Shape, dtype: torch.dtype) -> Tensor:
         """The matrix, [N, K] of `dtype` on the device of the parts."""
+
+    def can_pack(self, told: Told) -> bool:
+        """Whether `pack` works."""
+        return True
+
+    @abstractmethod
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
+        """The parts of a matrix.
+
+        Args:
+            matrix: [N, K] fp32.
+            told: as of a packed one.
+            like: parts of a matrix of this shape, whose types, scales (whole or by row) and tables to take.
+            around: to whole numbers; see `gguf_pack.rounding`.
+        """
 
     def can_take(self, told: Told, shape: Shape) -> bool:
         """Whether `take` works: no row shares anything with another one that is not shared by all."""

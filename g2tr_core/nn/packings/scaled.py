@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Shape, Told
+from .packing import Packing, Parts, Round, Shape, Told
 
 
 class Scaled(Packing):
@@ -17,6 +17,17 @@ class Scaled(Packing):
     def multiply_out(self, parts: Parts, told: Told, shape: Shape, dtype: torch.dtype) -> Tensor:
         """See `Packing`; the product is rounded once."""
         return parts["weight"].to(dtype, copy=True).mul_(parts["weight_scale"])
+
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
+        """See `Packing`; the largest magnitude becomes the largest number. fp8 always goes to the nearest."""
+        dtype, by_row = like["weight"].dtype, like["weight_scale"].numel() > 1
+        most = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+        magnitude = matrix.abs()
+        largest = magnitude.amax(1, keepdim=True) if by_row else magnitude.max()
+        scale = largest / most
+        numbers = matrix / torch.where(scale == 0, 1, scale)
+        numbers = around(numbers) if dtype == torch.int8 else numbers
+        return {"weight": numbers.clamp(-most, most).to(dtype), "weight_scale": scale}
 
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""

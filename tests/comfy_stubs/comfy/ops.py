@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import comfy.quant_ops  # noqa: F401
+from comfy.quant_ops import QuantizedTensor
 
 
 class disable_weight_init:  # noqa: N801
@@ -46,7 +46,9 @@ def mixed_precision_ops(quant_config: Any, compute_dtype: torch.dtype) -> Any:
                 self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
             ) -> None:
                 super().__init__()
-                self.device, self.scale = device, None
+                self.in_features, self.out_features = in_features, out_features
+                self.device, self.scale, self.weight_function = device, None, []
+                self.factory_kwargs = {"device": device, "dtype": compute_dtype}
                 self.bias = (
                     nn.Parameter(torch.empty(out_features, device=device, dtype=compute_dtype)) if bias else None
                 )
@@ -58,15 +60,44 @@ def mixed_precision_ops(quant_config: Any, compute_dtype: torch.dtype) -> Any:
                     weight = weight.to(compute_dtype)
                 else:
                     told = json.loads(told.numpy().tobytes())
-                    assert told == {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}
-                    assert weight.dtype == torch.float8_e4m3fn
+                    assert told["full_precision_matrix_mult"] is True
+                    assert (
+                        weight.dtype
+                        == {"float8_e4m3fn": torch.float8_e4m3fn, "int8_tensorwise": torch.int8}[told["format"]]
+                    )
                     self.scale = state_dict.pop(f"{prefix}weight_scale").to(self.device)
                 super()._load_from_state_dict(state_dict, prefix, *args)
                 self.weight = nn.Parameter(weight, requires_grad=False)
 
+            def _forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                return F.linear(input, weight, bias)
+
+            def convert_weight(self, weight: Tensor, inplace: bool = False) -> Tensor:
+                return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+
+            def set_weight(self, weight: Tensor, seed: int | None = None) -> None:
+                packed = self.weight.requantize_from_float(weight, scale="recalculate", stochastic_rounding=seed)
+                self.weight = nn.Parameter(packed, requires_grad=False)
+
             def forward(self, input: Tensor) -> Tensor:
+                if isinstance(self.weight, QuantizedTensor):
+                    bias = None if self.bias is None else self.bias.to(input)
+                    return self._forward(input, self.weight.to(input.dtype), bias)
                 weight = self.weight.to(input)
                 weight = weight if self.scale is None else weight * self.scale.to(input)
                 return F.linear(input, weight, None if self.bias is None else self.bias.to(input))
 
+        class Embedding(manual_cast.Embedding):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.weight_function: list[Any] = []
+
     return MixedPrecisionOps
+
+
+def cast_bias_weight(layer: Any, *, device: Any, **_: Any) -> tuple[Tensor, None, None]:
+    return layer.weight.to(device=device), None, None
+
+
+def uncast_bias_weight(layer: Any, weight: Any, bias: Any, stream: Any) -> None:
+    pass
