@@ -36,10 +36,11 @@ class LoadModel(io.ComfyNode):
                     "checkpoint",
                     options=offered,
                     default=offered[0],
-                    tooltip="A released folder or a single .safetensors file in models/unified_models; what lies in "
-                    "diffusion_models and checkpoints is found too. The embedded demos need no download. The one for "
-                    "shapes and digits was trained on those: it answers questions about Sample Scene and edits it, and "
-                    "knows nothing else. One with random weights only shows that everything runs.",
+                    tooltip="A released folder or a single file (.safetensors or .gguf, quantised or not) in "
+                    "models/unified_models; what lies in diffusion_models and checkpoints is found too. The embedded "
+                    "demos need no download. The one for shapes and digits was trained on those: it answers questions "
+                    "about Sample Scene and edits it, and knows nothing else. One with random weights only shows that "
+                    "everything runs.",
                 ),
                 io.Combo.Input(
                     "weights",
@@ -60,8 +61,23 @@ class LoadModel(io.ComfyNode):
                     ),
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "tokenizer",
+                    options=[BESIDE, *files.tokenizers()],
+                    default=BESIDE,
+                    tooltip="The tokenizer, where it is not beside the model. As it is, the first that fits is found: "
+                    "a repack without one takes that of a model of the same kind, or ComfyUI's own.",
+                    advanced=True,
+                ),
             ],
-            outputs=[Model.Output("model", tooltip="The model, for Read Images, Text to Image and Compare.")],
+            outputs=[
+                Model.Output("model", tooltip="The model, for Read Images, Text to Image and Compare."),
+                io.String.Output(
+                    "plan",
+                    tooltip="How much memory each part takes when a picture is edited, what of it waits in RAM, and "
+                    "what to turn down. Connect it to Preview Any.",
+                ),
+            ],
         )
 
     @classmethod
@@ -75,13 +91,25 @@ class LoadModel(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, vae: str = BESIDE, **_: Any) -> Any:
+    def fingerprint_inputs(cls, checkpoint: str, vae: str = BESIDE, tokenizer: str = BESIDE, **_: Any) -> Any:
         """Load again when the files have changed."""
-        return files.stamp(files.checkpoint_path(checkpoint), files.autoencoder_path(vae))
+        paths = files.checkpoint_path(checkpoint), files.autoencoder_path(vae), files.tokenizer_path(tokenizer)
+        return files.stamp(*paths)
 
     @classmethod
-    def execute(cls, checkpoint: str, weights: str = "auto", vae: str = BESIDE) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint: str, weights: str = "auto", vae: str = BESIDE, tokenizer: str = BESIDE
+    ) -> io.NodeOutput:
         """Load."""
         path, vae_path = files.checkpoint_path(checkpoint), files.autoencoder_path(vae)
-        stamp = files.stamp(path, vae_path)
-        return io.NodeOutput(memory.load(path, vae_path, weights, name=f"{checkpoint}, {weights}", stamp=stamp))
+        words = files.tokenizer_path(tokenizer)
+        managed = memory.load(
+            path,
+            vae_path,
+            weights,
+            name=f"{checkpoint}, {weights}",
+            stamp=files.stamp(path, vae_path, words),
+            tokenizer=words,
+            tokenizers=[*files.tokenizers().values()],
+        )
+        return io.NodeOutput(managed, managed.plan("the file's format" if weights == "auto" else weights))

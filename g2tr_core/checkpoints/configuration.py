@@ -1,9 +1,13 @@
-"""Configuration files as they lie on the disk: small JSON objects of unknown origin. `sizes.Settings` reads numbers."""
+"""Configuration files as they lie on the disk: small JSON objects of unknown origin. `sizes.Settings` reads numbers.
+
+A file of weights may bring them in its header, as `g2tr convert` writes them; those go before what lies beside it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ from ..files import open_regular
 from .diagnosis import GET_FILE
 
 LARGEST_TEXT = 2**24  # bytes of a configuration file
+HEADER = "g2tr"  # the key of the metadata under which `g2tr convert` writes
+OTHERS = {"comfyui_bagel": "model_configs"}
+"""What other packs write: key of the metadata, and in its JSON the key of the files."""
 
 
 def read_text(path: Path) -> str | None:
@@ -62,3 +69,34 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice is not None:
         raise ValueError(f"{shown(twice)} stands there with two values")
     return values
+
+
+def header_of(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What the header of a file of weights says for this package: `files`, `tokenizer`, ...; empty if nothing.
+
+    Args:
+        metadata: of the header.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: it is no JSON object, or its files are none.
+    """
+    own = _header(metadata.get(HEADER), HEADER, where)
+    files = own.get("files")
+    for key, inner in OTHERS.items():
+        files = _header(metadata.get(key), key, where).get(inner) if files is None else files
+    if files is None:
+        files = {}
+    if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
+        fix = "Convert the file again, or take the metadata out"
+        raise CheckpointError("the configuration in the header is no set of JSON objects", where=where, fix=fix)
+    return {**own, "files": files}
+
+
+def _header(text: str | None, key: str, where: str) -> dict[str, Any]:
+    try:
+        value = {} if text is None else json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        what = f"{key} in the header cannot be read as JSON ({shown(str(error))})"
+        raise CheckpointError(what, where=where, fix="Download the file again, or convert it again") from error
+    return value if isinstance(value, dict) else {}

@@ -113,9 +113,15 @@ class Settings:
     assumed: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path, *, is_released: bool) -> Settings:
-        """A file; one that is not there has no values."""
-        values = read_json(path)
+    def read(cls, path: Path, *, is_released: bool, header: Mapping[str, Any] | None = None) -> Settings:
+        """A file; one that is not there has no values.
+
+        Args:
+            path: the file.
+            is_released: see there.
+            header: the same file as the header of the weights has it, which goes before; None if it has none.
+        """
+        values = read_json(path) if header is None else header
         return cls(path, values or {}, is_released, values is not None)
 
     def section(self, key: str) -> Settings:

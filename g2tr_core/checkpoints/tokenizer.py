@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ OF_A_TOKEN = {"content", "single_word", "lstrip", "rstrip", "normalized", "speci
 """What an added token may say of itself. The Rust tokenizers print every other key to standard output, unescaped."""
 
 EXTRA = "extra_special_tokens"
+MOST_PADDING = 1024  # rows of an embedding that no token has; Qwen's have up to 400
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
@@ -79,6 +83,82 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
         raise CheckpointError(
             f"the tokenizer cannot be read ({reason})", where=str(home), fix=f"Download its files again: {FILES}"
         ) from error
+
+
+def find_tokenizer(
+    homes: Sequence[Path],
+    others: Sequence[Path],
+    what: str,
+    wanted: Mapping[str, int | None],
+    rows: int,
+    said: str = "",
+) -> tuple[Any, Path]:
+    """The tokenizer of a network: where it belongs, or else the first of some other folders that fits the network.
+
+    Args:
+        homes, what: as in `load_tokenizer`.
+        others: folders of tokenizers that may be of another model.
+        wanted: tokens that have a meaning of their own, with their ids where the weights' header says them.
+        rows: of the network's embedding.
+        said: what the header says of the tokenizer, for the message.
+
+    Raises:
+        CheckpointError: there is none where it belongs, and no other fits.
+    """
+    folders = [home.parent if is_regular(home) else home for home in homes]
+    if any(_has_tokenizer(folder) for folder in folders):
+        return load_tokenizer(homes, what)
+    for folder in others:
+        if not _has_tokenizer(folder):
+            continue
+        try:
+            tokenizer, home = load_tokenizer([folder], what)
+        except CheckpointError as error:
+            logger.warning("%s", error)
+            continue
+        if _fits(tokenizer.get_vocab(), wanted, rows):
+            logger.info("there is no tokenizer beside the weights: that of %s fits and is used", home)
+            return tokenizer, home
+    tried = f", and none of the {len(others)} folders of other models has one that fits" if others else ""
+    raise CheckpointError(
+        f"there is no tokenizer beside the weights{tried}",
+        where=str(folders[-1]),
+        fix=f"Put {what} beside the weights ({FILES}), or name their folder as `tokenizer`{said and f': {said}'}",
+    )
+
+
+def _fits(vocabulary: Mapping[str, int], wanted: Mapping[str, int | None], rows: int) -> bool:
+    """Whether a vocabulary can be that of a network; embeddings are padded, by less than `MOST_PADDING` rows."""
+    unused = rows - 1 - max(vocabulary.values(), default=0)
+    ids = ((vocabulary.get(token), number) for token, number in wanted.items())
+    return 0 <= unused < MOST_PADDING and all(own is not None and number in (None, own) for own, number in ids)
+
+
+def said_ids(header: Mapping[str, Any]) -> dict[str, int | None]:
+    """Ids of tokens that the weights' header says; see `configuration.header_of`."""
+    ids = _said(header).get("token_ids")
+    pairs = ids.items() if isinstance(ids, dict) else ()
+    return {token: number for token, number in pairs if isinstance(number, int)}
+
+
+def said_home(header: Mapping[str, Any]) -> str:
+    """Where the weights' header says that the tokenizer is from; empty if it does not."""
+    repository = _said(header).get("repository")
+    return f"these weights need that of {shown(repository)}" if isinstance(repository, str) else ""
+
+
+def _said(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    said = header.get("tokenizer")
+    return said if isinstance(said, dict) else {}
+
+
+def check_token_ids(tokenizer: Any, home: Path, said: Mapping[str, int | None]) -> None:
+    """Raise CheckpointError if the weights' header says other ids of tokens than the tokenizer has."""
+    vocabulary = tokenizer.get_vocab()
+    for token, number in said.items():
+        if number is not None and vocabulary.get(token) != number:
+            what = f"{shown(token)} is {vocabulary.get(token)} here, and {shown(number)} in the header of the weights"
+            raise CheckpointError(what, where=str(home), fix="Use the tokenizer files that belong to these weights")
 
 
 def encode(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:

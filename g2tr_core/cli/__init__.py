@@ -1,4 +1,4 @@
-"""The `g2tr` command: ask, edit, imagine, tokens, demo, bench.
+"""The `g2tr` command: ask, edit, imagine, tokens, demo, convert, plan, bench.
 
 Standard output carries the result alone: the answer, the path of the picture, or with `--json` one JSON object on one
 line. Everything else (progress, what was loaded, the report) goes to standard error. Where there is no result, an error
@@ -35,6 +35,10 @@ def _run(words: list[str]) -> int:
     if args.command == "bench":
         return bench.run(args.name, args.arguments, console)
     quieten_libraries()
+    if args.command in ("convert", "plan"):
+        from . import convert, plan
+
+        return (convert if args.command == "convert" else plan).run(args, console)
     from .commands import COMMANDS
 
     with console.progress() as progress:

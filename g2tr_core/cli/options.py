@@ -26,6 +26,8 @@ from ..umm.registry import ImageTask, models, own_values
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
 
+FORMATS = ("bf16", "fp8", "int8", "nf4", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k", "gguf-q4_k", "gguf-q4_0")
+"""Those of `checkpoints.targets`, which needs torch; a test compares them."""
 LONGEST = 60  # characters of an argument that a message quotes
 EXAMPLES = """\
 examples:
@@ -60,8 +62,40 @@ def parser() -> ArgumentParser:
     _imagine(command("imagine", "Generate a picture from a text."))
     _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
     _demo(command("demo", "Ask about, edit and draw the tokens of a sample scene, as one picture."))
+    _convert(command("convert", "Write a model as one file in another format, quantised or not."))
+    _plan(command("plan", "Say how much memory a model takes, before it is loaded."))
     _bench(command("bench", "Run the quality experiment or a benchmark of the source tree, or list them."))
     return top
+
+
+def _convert(parser: ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or file of the weights (the demo)")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the file to write, .safetensors or .gguf"
+    )
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS, help="how the matrices of the layers lie in it: %(choices)s"
+    )
+    parser.add_argument("--keep", metavar="REGEX", help="names of weights that stay in 16 bits too, such as moe_gen")
+    parser.add_argument("--tables", action="store_true", help="pack embeddings and head too, in 6 to 8 bits")
+    parser.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
+    parser.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    speaking(parser)
+
+
+def _plan(parser: ArgumentParser) -> None:
+    names = " or ".join(known.name for known in models())
+    parser.add_argument("model", metavar="MODEL", help=f"folder or file of the weights; {names} without a file")
+    parser.add_argument("--size", type=_side, metavar="WxH", help="of the picture; one side for a square (1024)")
+    parser.add_argument("--vram", type=float, metavar="GB", help="memory of the GPU, to say what fits on it")
+    parser.add_argument("--format", choices=FORMATS, help="of a model without a file (a table of all)")
+    parser.add_argument("--tables", action="store_true", help="likewise, with embeddings and head packed too")
+    parser.add_argument("--no-batch-guidance", action="store_true", help="with the branches of guidance one by one")
+    parser.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
+    parser.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    speaking(parser)
 
 
 def _ask(parser: ArgumentParser) -> None:
@@ -313,6 +347,11 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise ArgumentTypeError(f"{_short(text)} is not a size; write width and height in pixels, such as 1024x768")
     return int(match[1]), int(match[2])
+
+
+def _side(text: str) -> tuple[int, int]:
+    """As `_size`, or one side of a square."""
+    return (int(text), int(text)) if re.fullmatch(r"\d{1,9}", text) else _size(text)
 
 
 def _edit_size(text: str) -> tuple[int, int] | str:

@@ -98,6 +98,15 @@ def release_of(file: Path) -> Path | None:
     return next((place for place in places if any(is_regular(place / known.release_mark) for known in models())), None)
 
 
+def registered(path: Path) -> Facts | None:
+    """The model that a file or folder holds the weights of; None if it is none that is known.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    return _registered(_tensors(path))
+
+
 def _registered(tensors: Iterable[StoredTensor]) -> Facts | None:
     return next((known for tensor in tensors for known in models() if _ends_in(tensor.name, known.mark)), None)
 

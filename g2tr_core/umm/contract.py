@@ -186,6 +186,11 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         """The authors' settings for a task, or those that the checkpoint brings."""
         return (self.facts.thinking_sampling if think else self.facts.sampling)[task]
 
+    @classmethod
+    @abstractmethod
+    def released(cls) -> nn.Module:
+        """The network of the released sizes, without memory; its sizes are its `config`."""
+
     @property
     def memory_estimate(self) -> MemoryEstimate:
         """How much memory runs need."""

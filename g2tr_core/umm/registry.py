@@ -72,6 +72,10 @@ class Facts:
         thinks_before: what it can think before.
         speed: what nodes and the command take where nobody says otherwise. Its own `sampling` is exact, as published.
         unused_sampling: settings of `Sampling` and `Guidance` that it does not use.
+        autoencoder_parameters: how many numbers its autoencoder has.
+        configuration: the configuration files that are read, of those in the released folder.
+        tokens: tokens that have a meaning of their own, by which a tokenizer is known to be its own.
+        tokenizer_folders: where in the released folder the tokenizer may be, the likeliest first.
         other_folder: in ComfyUI's models folder, where other packs keep the same files; None if there is no such place.
     """
 
@@ -89,6 +93,10 @@ class Facts:
     thinking_sampling: Mapping[ImageTask, Sampling]
     thinking: Decoding
     thinks_before: frozenset[Purpose]
+    autoencoder_parameters: int
+    configuration: tuple[str, ...]
+    tokens: tuple[str, ...]
+    tokenizer_folders: tuple[str, ...] = ("",)
     speed: Speed = "exact"
     unused_sampling: frozenset[str] = frozenset()
     other_folder: str | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 
+import comfy
 import folder_paths
 
 from ...g2tr_core import umm
@@ -23,6 +24,7 @@ from ..facts import tip
 MODEL_FOLDER = "unified_models"
 USUAL_FOLDERS = ("diffusion_models", "checkpoints")
 BESIDE = "beside the model"
+OWN_TOKENIZER = "ComfyUI's (Qwen2.5)"
 
 Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of every file
 
@@ -64,7 +66,8 @@ def checkpoint_path(name: str) -> Path:
     if path is None:
         folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
         fix = tip(
-            "A released folder as it is ({files}) or a single .safetensors file belongs there; then press R to refresh"
+            "A released folder as it is ({files}) or a single .safetensors or .gguf file belongs there; then press R "
+            "to refresh"
         )
         raise CheckpointError(f"there is no model '{name}' in {folder}", where="checkpoint", fix=fix)
     return path
@@ -82,6 +85,33 @@ def autoencoder_path(name: str) -> Path | None:
     if path is None:
         fix = tip("Put {autoencoders} into models/vae, or choose '" + BESIDE + "'")
         raise CheckpointError(f"there is no autoencoder '{name}'", where="vae", fix=fix)
+    return path
+
+
+def tokenizers() -> dict[str, Path]:
+    """Folders of tokenizers by name: those of the pack's model folders, and the one that ComfyUI brings (Qwen2.5's)."""
+    found: dict[str, Path] = {}
+    for name in folder_paths.get_filename_list(MODEL_FOLDER):
+        path = folder_paths.get_full_path(MODEL_FOLDER, name)
+        if path is not None and PurePath(name).name in ("tokenizer.json", "vocab.json"):
+            found.setdefault(PurePath(name).parent.as_posix(), Path(path).parent)
+    own = Path(next(iter(comfy.__path__))) / "text_encoders" / "qwen25_tokenizer"
+    return {**found, OWN_TOKENIZER: own} if own.is_dir() else found
+
+
+def tokenizer_path(name: str) -> Path | None:
+    """Where a tokenizer of `tokenizers` is; None for the one beside the model.
+
+    Raises:
+        CheckpointError: there is none of this name.
+    """
+    if name == BESIDE:
+        return None
+    path = tokenizers().get(name)
+    if path is None:
+        folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
+        fix = f"Put the tokenizer's files into a folder in {folder}, or choose '{BESIDE}'"
+        raise CheckpointError(f"there is no tokenizer '{name}'", where="tokenizer", fix=fix)
     return path
 
 

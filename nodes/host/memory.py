@@ -28,6 +28,7 @@ from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.report import Report
 from ...g2tr_core.run import one_thread
 from ...g2tr_core.umm.contract import UnifiedModel
+from ...g2tr_core.umm.plan import plan_of
 from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
 from ...g2tr_core.umm.registry import Purpose, Size
 from ...g2tr_core.umm.values import Answer, GeneratedImage
@@ -115,6 +116,12 @@ class ManagedModel:
         """Generate a picture from a text."""
         with self._ready(self.model.memory_estimate.imagining(size, sampling, think)):
             return self.model.imagine(prompt, sampling, size=size, think=think, progress=self.progress())
+
+    def plan(self, weights: str) -> str:
+        """What goes where when a picture is edited, and what to turn down; see `umm.plan`."""
+        is_gpu = self.patcher.load_device.type != "cpu"
+        vram = {"vram": float(mm.get_total_memory(self.patcher.load_device))} if is_gpu else {}
+        return plan_of(self.model, weights, size=self.model.default_size, **vram).as_text()
 
     @contextmanager
     def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
@@ -234,7 +241,16 @@ class ManagedReading:
             self.patcher.model.model_loaded_weight_memory = self.patcher.size
 
 
-def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashable) -> ManagedModel:
+def load(
+    path: Path,
+    vae: Path | None,
+    weights: str,
+    *,
+    name: str,
+    stamp: Hashable,
+    tokenizer: Path | None = None,
+    tokenizers: Sequence[Path] = (),
+) -> ManagedModel:
     """Load a model. One that is still in use somewhere in the graph is handed out again instead of loaded twice.
 
     Args:
@@ -243,12 +259,14 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
         weights: a key of `WEIGHTS`, or "auto" for the type that the file has.
         name: for messages.
         stamp: the state of the files.
+        tokenizer: folder of the tokenizer, or None for the one beside the model.
+        tokenizers: folders of others, for a model that has none: the first that fits is taken.
 
     Raises:
         CheckpointError: nothing is there, or it is broken or of another model.
     """
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    key = (path, vae, weights, stamp, str(device))
+    key = (path, vae, weights, tokenizer, stamp, str(device))
     alive = _alive.get(key)
     if alive is not None:
         return alive
@@ -269,6 +287,8 @@ def load(path: Path, vae: Path | None, weights: str, *, name: str, stamp: Hashab
         dtype=compute,
         weight_dtype=None if weights == "auto" and umm.is_quantised(path) else kept_as,
         vae=vae,
+        tokenizer=tokenizer,
+        tokenizers=tokenizers,
         operations=comfy.ops.pick_operations(kept_as, compute, load_device=device),
         quantised_operations=quantised_operations(compute),
     )

@@ -149,3 +149,20 @@ def test_a_gguf_file_is_offered_wherever_it_lies(models: Path) -> None:
         (source / "bagel-Q8_0.gguf").unlink()
         (source / "second.safetensors").unlink()
     assert files.checkpoints()["sub/small/ema.safetensors"] == source
+
+
+def test_a_model_without_a_tokenizer_takes_one_that_fits(models: Path) -> None:
+    """Found among ComfyUI's model folders, or named."""
+    source = models / "unified_models" / "sub" / "small"
+    folder = models / "unified_models" / "alone"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer*", "vocab.json", "merges.txt"))
+    try:
+        assert load("alone/ema.safetensors") is not None
+        model, plan = run("G2TRLoadModel", checkpoint="alone/ema.safetensors", tokenizer="sub/small")[0]
+        assert model is not None and "embeddings and head" in plan and "KV cache" in plan
+        files = module("nodes.host.files")
+        assert "sub/small" in files.tokenizers() and files.tokenizer_path("beside the model") is None
+        with pytest.raises(Exception, match="there is no tokenizer 'nowhere'"):
+            files.tokenizer_path("nowhere")
+    finally:
+        shutil.rmtree(folder)

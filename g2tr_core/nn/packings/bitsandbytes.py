@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Round, Shape, Told
+from .packing import PACKED_AT_ONCE, Packing, Parts, Round, Shape, Told
 
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -48,7 +48,9 @@ class FourBit(Packing):
         if "weight_nested_absmax" in like:
             parts |= self._nested(absmax - told["nested_offset"], told, like["weight_nested_quant_map"])
             absmax = self._absmax(parts, told, None)
-        numbers = _nearest(flat / absmax.clamp(min=1e-30)[:, None], code, around).flatten()[: matrix.numel()]
+        pieces = zip(flat.split(PACKED_AT_ONCE // block), absmax.split(PACKED_AT_ONCE // block), strict=True)
+        numbers = torch.cat([_nearest(some / most.clamp(min=1e-30)[:, None], code, around) for some, most in pieces])
+        numbers = numbers.flatten()[: matrix.numel()]
         numbers = torch.nn.functional.pad(numbers, (0, matrix.numel() % 2))
         return {**parts, "weight": ((numbers[::2] << 4) | numbers[1::2]).view_as(like["weight"])}
 

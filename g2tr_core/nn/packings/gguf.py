@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .gguf_pack import PACK
-from .packing import Packing, Parts, Round, Shape, Told
+from .packing import Packing, Parts, Round, Shape, Told, rows_at_once
 
 NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # values of IQ4_NL, IQ4_XS
 
@@ -54,11 +54,6 @@ class GGUF(Packing):
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""
         return {"weight": parts["weight"][rows]}
-
-
-def rows_at_once(matrix: Tensor) -> int:
-    """Rows of a matrix that are packed together: some 4 million values, of which there are many copies meanwhile."""
-    return max(2**22 // matrix.shape[1], 1)
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:

@@ -15,6 +15,14 @@ Round = Callable[[Tensor], Tensor]  # to whole numbers
 Shape = tuple[int, int]  # of the matrix, [N, K]: outputs and inputs of a linear layer
 
 
+PACKED_AT_ONCE = 2**22  # values, of which there are many copies meanwhile
+
+
+def rows_at_once(matrix: Tensor) -> int:
+    """Rows of a matrix that are packed together."""
+    return max(PACKED_AT_ONCE // matrix.shape[1], 1)
+
+
 class Packing(ABC):
     """One way to keep a matrix in memory. It has no state: everything is in the parts and in what is told of them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .packing import Packing, Parts, Round, Shape, Told
+from .packing import Packing, Parts, Round, Shape, Told, rows_at_once
 
 
 class Scaled(Packing):
@@ -22,12 +22,18 @@ class Scaled(Packing):
         """See `Packing`; the largest magnitude becomes the largest number. fp8 always goes to the nearest."""
         dtype, by_row = like["weight"].dtype, like["weight_scale"].numel() > 1
         most = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
-        magnitude = matrix.abs()
-        largest = magnitude.amax(1, keepdim=True) if by_row else magnitude.max()
-        scale = largest / most
-        numbers = matrix / torch.where(scale == 0, 1, scale)
-        numbers = around(numbers) if dtype == torch.int8 else numbers
-        return {"weight": numbers.clamp(-most, most).to(dtype), "weight_scale": scale}
+        pieces = matrix.split(rows_at_once(matrix))
+        largest = torch.cat([piece.abs().amax(1, keepdim=True) for piece in pieces])  # [N, 1]
+        scale = (largest if by_row else largest.max()) / most
+        inverse = 1 / torch.where(scale == 0, 1, scale).expand(len(matrix), 1)
+        packed = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
+        for piece, factor, into in zip(
+            pieces, inverse.split(len(pieces[0])), packed.split(len(pieces[0])), strict=True
+        ):
+            numbers = piece * factor
+            numbers = around(numbers) if dtype == torch.int8 else numbers
+            into.copy_(numbers.clamp_(-most, most))
+        return {"weight": packed, "weight_scale": scale}
 
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.configuration import header_of
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.load_config import LoadConfig, load_network
 from ...checkpoints.stored import StoredTensor, files_of
@@ -23,7 +24,7 @@ from .config import VIT, BagelConfig, ResizeRule, read_config, read_sampling, va
 from .facts import BAGEL
 from .layout import GET_BAGEL, find_parts
 from .network import BagelNetwork, SpecialTokens
-from .tokenizer import load_tokenizer, special_tokens
+from .tokenizer import find_tokenizer, special_tokens
 from .vae import Autoencoder, load_autoencoder
 
 UNUSED = re.compile(rf"^{re.escape(VIT)}head\.|rotary_emb\.inv_freq$|position_ids$")  # of other models
@@ -57,6 +58,7 @@ def load_parts(
     *,
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    tokenizers: Sequence[Path] = (),
     vae_resize: ResizeRule | None = None,
     vit_resize: ResizeRule | None = None,
     **options: Any,
@@ -67,6 +69,7 @@ def load_parts(
         path: a folder, or the network's file; what the file lacks is taken from its folder.
         vae: file or folder of the autoencoder, where it is not with the network.
         tokenizer: folder of the tokenizer files, where they are not with the network.
+        tokenizers: folders of tokenizers of this or other models, for a network without one: the first that fits.
         vae_resize, vit_resize: picture sizes that go before those of the checkpoint.
         options: types and device; see `checkpoints.load_config.LoadConfig`.
 
@@ -80,17 +83,19 @@ def load_parts(
     where = files_of(parts.network)
     stored = read_weights({name: tensor for name, tensor in parts.network.items() if not UNUSED.search(name)})
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    config = read_config(shapes, where, parts.folder, vae_resize=vae_resize, vit_resize=vit_resize)
-    sampling = read_sampling(parts.folder / "config.json")
+    header = header_of(parts.metadata, where)
+    files = header["files"]
+    config = read_config(shapes, where, parts.folder, header=files, vae_resize=vae_resize, vit_resize=vit_resize)
+    sampling = read_sampling(parts.folder / "config.json", files)
     home = parts.folder if tokenizer is None else path_of(tokenizer, "tokenizer", CheckpointError)
-    words = load_tokenizer(home)
+    words, home = find_tokenizer(home, [] if tokenizer else tokenizers, header, config.vocab_size)
     tokens = special_tokens(words, home)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(BagelNetwork, config, tokens)
     weights = _without_unused(stored, parts.network, config)
     fix = f"{GET_BAGEL}; for one shard of several, give their folder"
     network = load_network(build, weights, load_config, model="BAGEL", fix=fix)
-    groups = vae_groups(parts.folder / "config.json")
+    groups = vae_groups(parts.folder / "config.json", files)
     deferred = Deferred(
         lambda: load_autoencoder(parts.autoencoder, load_config.of_vae, load_config.home, groups=groups)
     )

@@ -110,6 +110,8 @@ class BagelConfig(DecoderSizes):
         return self.latent_patch**2 * self.latent_channels
 
 
+Files = Mapping[str, Mapping[str, Any]]  # configuration files by name
+NO_FILES: Files = {}
 RELEASED = BagelConfig()
 
 
@@ -118,6 +120,7 @@ def read_config(
     where: str,
     folder: Path,
     *,
+    header: Files = NO_FILES,
     vae_resize: ResizeRule | None = None,
     vit_resize: ResizeRule | None = None,
 ) -> BagelConfig:
@@ -128,6 +131,7 @@ def read_config(
         where: the files that they come from, for messages.
         folder: where `llm_config.json`, `vit_config.json` and `config.json` are looked for; none is needed for the
             released sizes. `config.json` may hold `"g2tr": {"vae_resize": [max, min, stride], "vit_resize": [...]}`.
+        header: these files, as far as the header of the weights holds them.
         vae_resize, vit_resize: picture sizes that go before those of `config.json`.
 
     Raises:
@@ -139,7 +143,8 @@ def read_config(
     config = _from_shapes(Shapes(shapes, where))
     is_released = all(getattr(config, name) == getattr(RELEASED, name) for name in TELL_THE_RELEASE)
     llm, vit = (
-        Settings.read(folder / name, is_released=is_released) for name in ("llm_config.json", "vit_config.json")
+        Settings.read(folder / name, is_released=is_released, header=header.get(name))
+        for name in ("llm_config.json", "vit_config.json")
     )
     for settings in (llm, vit):
         for key, name in CLAIMS[settings.path.name].items():
@@ -151,7 +156,7 @@ def read_config(
         rope_theta=llm.number("rope_theta", RELEASED.rope_theta, low=1.0, high=1e12),
         rms_norm_eps=llm.number("rms_norm_eps", RELEASED.rms_norm_eps, low=1e-12, high=0.1),
         vit_heads=vit.attention_heads(config.vit_hidden_size, (SIGLIP_WIDTH, SIGLIP_HEADS)),
-        **(_stored_rules(folder / "config.json") | rules),
+        **(_stored_rules(folder / "config.json", header) | rules),
     )
     _check_rules(config, rules, folder / "config.json")
     say_what_was_assumed(where, llm, vit)
@@ -182,9 +187,9 @@ def _from_shapes(shapes: Shapes) -> BagelConfig:
     )
 
 
-def _stored_rules(path: Path) -> dict[str, ResizeRule]:
+def _stored_rules(path: Path, header: Files) -> dict[str, ResizeRule]:
     """Picture sizes of a small model."""
-    settings, rules = own_settings(path), {}
+    settings, rules = own_settings(path, header), {}
     for name in ("vae_resize", "vit_resize"):
         sides = settings.wholes(name, (), count=(3, 3), low=1, high=LARGEST_SIDE)
         if sides:
@@ -212,7 +217,7 @@ def _check_rules(config: BagelConfig, given: Collection[str], path: Path) -> Non
         )
 
 
-def own_settings(path: Path) -> Settings:
+def own_settings(path: Path, header: Files = NO_FILES) -> Settings:
     """What `config.json` says for this package, `"g2tr"`.
 
     A file without that word is not parsed: BAGEL's own code never reads it, and early releases have a malformed one.
@@ -220,29 +225,31 @@ def own_settings(path: Path) -> Settings:
     Raises:
         CheckpointError: the file is damaged, or the word stands for no JSON object.
     """
+    if path.name in header:
+        return Settings.read(path, is_released=True, header=header[path.name]).section("g2tr")
     if '"g2tr"' not in (read_text(path) or ""):
         return Settings(path, {}, is_released=True)
     return Settings.read(path, is_released=True).section("g2tr")
 
 
-def read_sampling(path: Path) -> dict[ImageTask, Sampling]:
+def read_sampling(path: Path, header: Files = NO_FILES) -> dict[ImageTask, Sampling]:
     """The settings of every task, those of the authors where `config.json` has none.
 
     Raises:
         CheckpointError: a setting is unknown or outside its limits.
     """
-    stored = own_settings(path).section("sampling")
+    stored = own_settings(path, header).section("sampling")
     stored.only(frozenset(BAGEL.sampling), "g2tr.sampling")
     return {task: _with(authors, stored.section(task), task) for task, authors in BAGEL.sampling.items()}
 
 
-def vae_groups(path: Path) -> int:
+def vae_groups(path: Path, header: Files = NO_FILES) -> int:
     """Channels that the autoencoder normalises together are a matter of `"g2tr": {"vae_groups": 8}`: no tensor tells.
 
     Raises:
         CheckpointError: it is no positive whole number.
     """
-    return own_settings(path).whole("vae_groups", NORM_GROUPS, low=1, high=1024)
+    return own_settings(path, header).whole("vae_groups", NORM_GROUPS, low=1, high=1024)
 
 
 def _with(authors: Sampling, stored: Settings, task: ImageTask) -> Sampling:

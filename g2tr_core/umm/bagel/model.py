@@ -28,7 +28,7 @@ from .config import BagelConfig
 from .conversation import THINK_FIRST, BagelReading, Conversation, Item, Picture, Text, split_thinking
 from .facts import BAGEL
 from .memory_estimate import BagelMemoryEstimate
-from .network import BagelDenoiser, BagelNetwork
+from .network import BagelDenoiser, BagelNetwork, SpecialTokens
 from .preprocess import Prepared as BagelPrepared
 from .preprocess import grid_positions, latent_grid_for, prepare
 from .vae import Autoencoder
@@ -57,6 +57,11 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         """A model of what `load_parts` loaded."""
         assert isinstance(parts, Parts)
         return cls(parts, device)
+
+    @classmethod
+    def released(cls) -> BagelNetwork:
+        """The network of BAGEL-7B-MoT on the meta device."""
+        return BagelNetwork(BagelConfig(), SpecialTokens(0, 1, 2, 3), device="meta")
 
     def default_sampling(self, task: ImageTask, *, think: bool = False) -> Sampling:
         """The authors' settings for a task, or those that `config.json` brings (see `config`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: files are missing or damaged.
     """
     return tokenizer.load_tokenizer([folder], GET_TOKENIZER)[0]
+
+
+def find_tokenizer(folder: Path, others: Sequence[Path], header: Mapping[str, Any], rows: int) -> tuple[Any, Path]:
+    """As `load_tokenizer`, or that of another folder that fits; see `checkpoints.tokenizer.find_tokenizer`.
+
+    Args:
+        folder: where it belongs.
+        others: where else to look.
+        header: what the weights' header says, `checkpoints.configuration.header_of`.
+        rows: of the embedding.
+    """
+    said = tokenizer.said_ids(header)
+    wanted = {**dict.fromkeys(SPECIAL.values()), **said}
+    found, home = tokenizer.find_tokenizer([folder], others, GET_TOKENIZER, wanted, rows, tokenizer.said_home(header))
+    tokenizer.check_token_ids(found, home, said)
+    return found, home
 
 
 def special_tokens(words: Any, folder: Path) -> SpecialTokens:

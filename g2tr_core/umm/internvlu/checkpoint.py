@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.configuration import header_of
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.load_config import LoadConfig, load_network
+from ...checkpoints.sizes import Shapes
 from ...checkpoints.stored import StoredTensor, files_of
-from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from ...checkpoints.tokenizer import check_token_ids, check_vocabulary, find_tokenizer, said_home, said_ids
 from ...checks import one_of
 from ...errors import CheckpointError
 from ...files import path_of
 from ..deferred import Deferred
-from .config import AreaRule, InternVLUConfig, KeptPositions, read_config
+from .config import LLM, AreaRule, InternVLUConfig, KeptPositions, read_config
 from .layout import GET_INTERNVLU, find_parts
 from .network import InternVLUNetwork
-from .prompts import GET_TOKENIZER, ChatTokenizer
+from .prompts import GET_TOKENIZER, SPECIAL, TURN, TURN_END, ChatTokenizer
 from .vae import Autoencoder, load_autoencoder
 
 VIT = "vlm.vision_model."
@@ -58,6 +60,7 @@ def load_parts(
     *,
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    tokenizers: Sequence[Path] = (),
     vae_resize: AreaRule | None = None,
     kept_positions: KeptPositions = "grid",
     **options: Any,
@@ -68,6 +71,7 @@ def load_parts(
         path: the folder of the release, or a file; what the file lacks is taken from its folder.
         vae: file or folder of the autoencoder, where it is not with the network.
         tokenizer: folder of the tokenizer files, where they are not with the network.
+        tokenizers: folders of tokenizers of this or other models, for a network without one: the first that fits.
         vae_resize: picture sizes that go before those of the checkpoint.
         kept_positions: see `config.InternVLUConfig`.
         options: types and device; see `checkpoints.load_config.LoadConfig`.
@@ -83,9 +87,14 @@ def load_parts(
     stored, where = read_weights(parts.network), files_of(parts.network)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     folder = parts.folder if tokenizer is None else path_of(tokenizer, "tokenizer", CheckpointError)
-    words, home = load_tokenizer([folder / "processor", folder], GET_TOKENIZER)
+    header = header_of(parts.metadata, where)
+    said, rows = said_ids(header), Shapes(shapes, where).size(f"{LLM}embed_tokens.weight")
+    wanted = {**dict.fromkeys((*SPECIAL, TURN, TURN_END)), **said}
+    homes, others = [folder / "processor", folder], [] if tokenizer else tokenizers
+    words, home = find_tokenizer(homes, others, GET_TOKENIZER, wanted, rows, said_home(header))
+    check_token_ids(words, home, said)
     known = ChatTokenizer.of(words, home)
-    config = read_config(shapes, where, parts.folder, home, vae_resize=vae_resize)
+    config = read_config(shapes, where, parts.folder, home, header=header["files"], vae_resize=vae_resize)
     config = replace(config, kept_positions=kept_positions)
     check_vocabulary(words, home, config.vocab_size, where)
     build = partial(InternVLUNetwork, config, known.special)

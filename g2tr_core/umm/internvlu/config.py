@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ... import checks
 from ...checkpoints.sizes import CORRECT, Settings, Shapes, say_what_was_assumed
@@ -21,6 +21,8 @@ from .facts import LARGEST_SIDE
 KeptPositions = Literal["grid", "text"]
 T = TypeVar("T", int, float)
 
+CONFIGURATION = ("vlm/config.json", "generation_decoder/config.json", "processor_config.json")
+"""The configuration files that are read; the last lies beside the tokenizer."""
 LLM = "vlm.language_model.model."
 VIT = "vlm.vision_model."
 DIT = "generation_decoder.decoder."
@@ -134,6 +136,7 @@ def read_config(
     folder: Path,
     processor_home: Path,
     *,
+    header: Mapping[str, Mapping[str, Any]] | None = None,
     vae_resize: AreaRule | None = None,
 ) -> InternVLUConfig:
     """All sizes of the network that these tensors are.
@@ -143,6 +146,7 @@ def read_config(
         where: the files that they come from, for messages.
         folder: holds `vlm/config.json` and `generation_decoder/config.json`.
         processor_home: holds `processor_config.json`, beside the tokenizer.
+        header: these files by the names of `CONFIGURATION`, as far as the header of the weights holds them.
         vae_resize: picture sizes that go before those of the processor's file.
 
     Raises:
@@ -163,12 +167,11 @@ def read_config(
         RELEASED.vit_hidden_size,
         RELEASED.dit_head_dim,
     )
-    files = (
-        folder / "vlm" / "config.json",
-        folder / "generation_decoder" / "config.json",
-        processor_home / "processor_config.json",
+    homes, inside = (folder, folder, processor_home), header or {}
+    reading, generation, processor = (
+        Settings.read(home / name, is_released=is_released, header=inside.get(name))
+        for home, name in zip(homes, CONFIGURATION, strict=True)
     )
-    reading, generation, processor = (Settings.read(file, is_released=is_released) for file in files)
     llm, vit = reading.section("llm_config"), reading.section("vision_config")
     dit, pixels = generation.section("decoder_config"), processor.section("image_processor_kwargs")
     config = InternVLUConfig(

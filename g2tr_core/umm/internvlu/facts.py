@@ -29,5 +29,9 @@ INTERNVLU = Facts(
     thinking_sampling={"edit": AFTER_THINKING, "imagine": AFTER_THINKING},
     thinking=Decoding(max_tokens=200),
     thinks_before=frozenset(("edit",)),
+    autoencoder_parameters=126_892_531,
+    configuration=("vlm/config.json", "generation_decoder/config.json", "processor_config.json"),
+    tokens=("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
+    tokenizer_folders=("processor", ""),
     unused_sampling=frozenset(("renorm", "renorm_min")),
 )

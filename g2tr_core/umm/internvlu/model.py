@@ -31,7 +31,7 @@ from .network import InternVLUNetwork
 from .prefix import InternVLUReading, Prefiller, PromptPrefix, PromptStates
 from .preprocess import Prepared as InternVLUPrepared
 from .preprocess import largest_square, latent_grid_for, prepare
-from .prompts import NOTHING, SYSTEM, Task, check_special, render
+from .prompts import NOTHING, SPECIAL, SYSTEM, Task, check_special, render
 from .vae import Autoencoder, to_pixels
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         super().__init__(parts.network.compute_dtype, parts.vae, device)
         self.config, self.network = parts.config, parts.network
         self.words, self.tokenizer = parts.words, parts.words.tokenizer
+
+    @classmethod
+    def released(cls) -> InternVLUNetwork:
+        """The network of the release on the meta device."""
+        return InternVLUNetwork(InternVLUConfig(), range(len(SPECIAL)), device="meta")
 
     @classmethod
     def of(cls, parts: object, device: torch.device) -> Self:
