@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from g2tr_core.lab.quality.answers import normalised
 from g2tr_core.lab.quality.cases import count_of
 from g2tr_core.lab.quality.edits import EditRun
 from g2tr_core.lab.quality.world_cases import world_edits, world_questions
-from g2tr_core.nn.kv_cache import KVPrefix
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.config import BagelConfig
 from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens
@@ -68,8 +68,9 @@ def hidden_states(model: Any) -> list[Tensor]:
     with torch.inference_mode():
         block = model.network.visual_block(picture.features, places)
         chosen = [1, model.config.layers // 2, model.config.layers]
-        decoder = model.network.language_model.model
-        done = decoder.prefill(KVPrefix.empty(model.config.layers), [block], hidden={*chosen})
+        language_model = model.network.language_model
+        prefix = language_model.empty(block.rows, CPU)
+        done = language_model.model.prefill(prefix, [block], hidden={*chosen})
     return [done.hidden[layer] for layer in chosen]
 
 
@@ -104,14 +105,12 @@ def right_edits(model: UnifiedModel, count: int) -> float:
     return sum(judged) / len(judged)
 
 
-def compare(answers: int, edits: int, folder: Path) -> None:
+def compare(formats: Sequence[str], answers: int, edits: int, folder: Path) -> None:
     """Print the table of the demo, and that of the tiny InternVL-U."""
-    print(
-        "| Demo (BAGEL) | File, MB | Resident / file | Weights | Layer 1 | Middle | Last | Velocity | Answers | Edits |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    columns = ("File, MB", "Resident / file", "Weights", "Layer 1", "Middle", "Last", "Velocity", "Answers", "Edits")
+    print(f"| Demo (BAGEL) | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     original, states, expected = weights_of(CHECKPOINT / "ema.safetensors"), [], torch.empty(0)
-    for name in (WIDE, *TARGETS):
+    for name in (WIDE, *formats):
         path = CHECKPOINT
         if name != WIDE:
             path = folder / f"{name}.{'gguf' if TARGETS[name].is_gguf else 'safetensors'}"
@@ -131,8 +130,8 @@ def compare(answers: int, edits: int, folder: Path) -> None:
     print("\n| InternVL-U (tiny, random) | Weights | Velocity |\n|---|---:|---:|")
     model = load(INTERNVLU, dtype=torch.float32)
     original, expected = weights_of(INTERNVLU / "vlm") | weights_of(INTERNVLU / "generation_decoder"), velocity(model)
-    for name, target in TARGETS.items():
-        path = folder / f"u-{name}.{'gguf' if target.is_gguf else 'safetensors'}"
+    for name in formats:
+        path = folder / f"u-{name}.{'gguf' if TARGETS[name].is_gguf else 'safetensors'}"
         convert(INTERNVLU, path, name)
         weights = weights_of(path)
         off = sum(error(weights[key], tensor) for key, tensor in original.items()) / len(original)
@@ -157,14 +156,14 @@ def wide_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def peaks(folder: Path) -> None:
+def peaks(formats: Sequence[str], folder: Path) -> None:
     """Print the highest resident size of converting a checkpoint of the released widths."""
     source = wide_checkpoint(folder)
     size = (source / "ema.safetensors").stat().st_size
     print(f"\n| Converting {size / GB:.1f} GB of the released widths to | Peak, GB | File, GB |\n|---|---:|---:|")
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for name, target in TARGETS.items():
-        output = folder / f"out.{'gguf' if target.is_gguf else 'safetensors'}"
+    for name in formats:
+        output = folder / f"out.{'gguf' if TARGETS[name].is_gguf else 'safetensors'}"
         command = [sys.executable, __file__, "--job", str(source), str(output), name]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=paths)
         peak = json.loads(done.stdout.splitlines()[-1])
@@ -178,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few questions and edits: does it run?")
     parser.add_argument("--answers", type=int, default=300, help="questions a format (300)")
     parser.add_argument("--edits", type=int, default=60, help="edits a format (60)")
+    parser.add_argument("--formats", nargs="+", choices=TARGETS, default=[*TARGETS], help="some of them (all)")
     parser.add_argument("--peak", action="store_true", help="only the memory of converting at the released widths")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -188,9 +188,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         if options.peak:
-            peaks(Path(temporary))
+            peaks(options.formats, Path(temporary))
         else:
-            compare(*((1, 1) if options.quick else (options.answers, options.edits)), Path(temporary))
+            counts = (1, 1) if options.quick else (options.answers, options.edits)
+            compare(options.formats, *counts, Path(temporary))
     return 0
 
 

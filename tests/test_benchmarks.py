@@ -59,6 +59,13 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
     assert "\n| --- | ---:" in capsys.readouterr().out
 
 
+def test_prints_what_a_format_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("quantised").main(["--quick", "--formats", "int8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (demo, tiny) = (line for line in lines if line.startswith("| int8"))
+    assert demo.endswith("| 100.0 % | 100.0 % |") and len(tiny.split("|")) == 5
+
+
 @pytest.mark.parametrize("name", ["references", "selection"])
 def test_prints_tables_of_what_is_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(name).main(["--quick", "--device", "cpu"]) == 0
