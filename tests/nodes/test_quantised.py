@@ -158,7 +158,7 @@ def test_a_model_without_a_tokenizer_takes_one_that_fits(models: Path) -> None:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer*", "vocab.json", "merges.txt"))
     try:
         assert load("alone/ema.safetensors") is not None
-        model, plan = run("G2TRLoadModel", checkpoint="alone/ema.safetensors", tokenizer="sub/small")[0]
+        (model,), (plan,) = run("G2TRLoadModel", checkpoint="alone/ema.safetensors", tokenizer="sub/small")
         assert model is not None and "embeddings and head" in plan and "KV cache" in plan
         files = module("nodes.host.files")
         assert "sub/small" in files.tokenizers() and files.tokenizer_path("beside the model") is None

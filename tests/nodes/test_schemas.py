@@ -21,7 +21,7 @@ from tests.nodes.graph import choices, run
 from tests.pack import REPOSITORY, STUBS, module, nodes
 
 STABLE = {  # saved workflows hold these: add, never rename
-    "G2TRLoadModel": ("checkpoint weights vae", "model"),
+    "G2TRLoadModel": ("checkpoint weights vae tokenizer", "model plan"),
     "G2TRSampleScene": ("scene", "image"),
     "G2TRReduction": (
         "keep_ratio method protect sacrifice min_tokens merge merge_scaling budget",
