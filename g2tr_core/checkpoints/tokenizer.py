@@ -123,7 +123,7 @@ def find_tokenizer(
     raise CheckpointError(
         f"there is no tokenizer beside the weights{tried}",
         where=str(folders[-1]),
-        fix=f"Put {what} beside the weights ({FILES}), or name their folder as `tokenizer`{said and f': {said}'}",
+        fix=f"Put {what} beside the weights ({FILES}), or choose their folder as the tokenizer{said and f': {said}'}",
     )
 
 

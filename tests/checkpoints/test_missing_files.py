@@ -54,7 +54,7 @@ def test_the_tokenizer_that_fits_is_found(alone: Path, tmp_path: Path) -> None:
     assert model.answer(model.read(SAMPLE.picture), "What color is the largest object?").text == "yellow"
     with pytest.raises(CheckpointError, match="none of the 2 folders of other models has one that fits") as caught:
         umm.load(alone, tokenizers=[tmp_path, INTERNVLU / "processor"])
-    assert "name their folder as `tokenizer`" in str(caught.value)
+    assert "choose their folder as the tokenizer" in str(caught.value)
     with pytest.raises(CheckpointError, match="there is no tokenizer beside the weights"):
         umm.load(alone)
 
