@@ -67,6 +67,7 @@ class LoadModel(io.ComfyNode):
                     default=BESIDE,
                     tooltip="The tokenizer, where it is not beside the model. As it is, the first that fits is found: "
                     "a repack without one takes that of a model of the same kind, or ComfyUI's own.",
+                    optional=True,  # prompts that were saved before it existed run on
                     advanced=True,
                 ),
             ],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.nodes.graph import SHORT, read, run
 from tests.nodes.test_host import matrix
-from tests.pack import module
+from tests.pack import module, nodes
 from tests.quantised import SAFETENSORS, networks, quantised_copy, scaled_fp8_copy, write_gguf
 
 
@@ -166,3 +166,8 @@ def test_a_model_without_a_tokenizer_takes_one_that_fits(models: Path) -> None:
             files.tokenizer_path("nowhere")
     finally:
         shutil.rmtree(folder)
+
+
+def test_prompts_that_were_saved_without_a_tokenizer_run_on() -> None:
+    (entry,) = (entry for entry in nodes()["G2TRLoadModel"].define_schema().inputs if entry.id == "tokenizer")
+    assert entry.optional
