@@ -111,19 +111,19 @@ class KVCache:
             self._claims.pop()
         return self._claims[-1]() if self._claims else self._root
 
-    def reserve(self, rows: int) -> None:
-        """Make room for `rows` rows in all. Growing copies the rows in use, a layer at a time."""
-        for layer, old in enumerate(self._rows):
-            if rows > old.shape[1]:
-                self._resize(layer, rows)
+    def reserve(self, rows: Sequence[int]) -> None:
+        """Make room for so many rows in each layer. Growing copies the rows in use, a layer at a time."""
+        for layer, (old, wanted) in enumerate(zip(self._rows, rows, strict=True)):
+            if wanted > old.shape[1]:
+                self._resize(layer, wanted)
 
-    def give_back(self, holder: _Claim, rows: int) -> None:
-        """Shrink to `rows` rows, unless something is being written behind those of `holder`."""
+    def give_back(self, holder: _Claim, rows: Sequence[int]) -> None:
+        """Shrink to so many rows in each layer, unless something is being written behind those of `holder`."""
         with self._lock:
             if self._tip() is holder:
-                for layer, old in enumerate(self._rows):
-                    if rows < old.shape[1]:
-                        self._resize(layer, rows)
+                for layer, (old, wanted) in enumerate(zip(self._rows, rows, strict=True)):
+                    if wanted < old.shape[1]:
+                        self._resize(layer, wanted)
 
     def _resize(self, layer: int, rows: int) -> None:
         old, weight = self._rows[layer], self._log_weights[layer]
@@ -208,13 +208,13 @@ class KVPrefix:
 
     def give_back(self, room: int) -> None:
         """Free what was reserved behind it beyond `room` rows, unless something is being written there."""
-        self.cache.give_back(self.claim, max(self.lengths) + room)
+        self.cache.give_back(self.claim, [length + room for length in self.lengths])
 
     def write(self, rows: int) -> Writer:
         """Go on behind it with room for `rows` rows; the prefix itself stays as it is."""
         taken = self.cache.claim(self.claim)
         if taken is not None:
-            self.cache.reserve(max(self.lengths) + rows)
+            self.cache.reserve([length + rows for length in self.lengths])
             return Writer(self.cache, list(self.lengths), self.base, taken)
         own = self.cache.like(rows)
         claim = own.claim(own.empty().claim)

@@ -21,6 +21,7 @@ from g2tr_core.reduction.methods import METHODS
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.pruning import PicturePruning
+from g2tr_core.umm.reading import TEXT_ROOM
 from tests.umm.slow_rivals import Picture, Slow, vscan_first, window
 
 RIVALS = {name: method for name, method in METHODS.items() if isinstance(method, InDecoder)}
@@ -230,6 +231,16 @@ def test_positions_count_only_where_tokens_have_some(model: UnifiedModel, prefil
     (view,) = shown
     assert len(view.rotary[0]) == (1 if model.facts.name.startswith("BAGEL") else len(view.hidden))
     assert len(view.values.prompt) == len(view.prompt) and view.values.tokens.shape[0] == len(view.hidden)
+
+
+@EVERY
+def test_what_is_dropped_takes_no_memory(model: UnifiedModel, name: str, prefills: list[Any]) -> None:
+    reading = model.read(PHOTO, Reduction(0.2, 1, method=name))
+    model.answer(reading, "How many?", decoding=Decoding(1))
+    ((_, _, done),) = prefills
+    cache, rows = done.prefix.cache, done.prefix.rows_by_layer
+    held = [cache.view(layer, 2**20).key.shape[0] for layer in range(cache.layers)]  # as many as there are
+    assert held == [length + TEXT_ROOM for length in rows] and cache.capacity == rows[0] + TEXT_ROOM
 
 
 @torch.inference_mode()

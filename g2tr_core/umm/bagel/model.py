@@ -196,6 +196,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         self._check_room(0, items)
         with run.stage("prefill"):
             conversation = self._begin(items, purpose).add(items, pruning, run.tell_prefill)
+        conversation.full.give_back(TEXT_ROOM)  # later layers need less than was reserved for all tokens
         return conversation, Choice(Change(reading.visual_tokens.before, pruning.average_tokens), pruning.kept)
 
     def _conversation(self, reading: BagelReading, purpose: Purpose, think: bool, run: Run) -> Conversation:

@@ -299,6 +299,7 @@ class Prefiller:
             done, last, states = self.vlm.prefill(
                 empty.prefix, embedded, pictures, pruning, self.run.tell_prefill, weight
             )
+        done.prefix.give_back(TEXT_ROOM)  # later layers need less than was reserved for all tokens
         kept = pruning.kept
         dropped = {
             place
