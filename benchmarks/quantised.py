@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from g2tr_core.checkpoints.formats.registry import read_weights
 from g2tr_core.checkpoints.load_config import IN_LAYERS
 from g2tr_core.checkpoints.stored import CPU, stored_tensors
 from g2tr_core.checkpoints.targets import TARGETS
+from g2tr_core.checkpoints.writing import Item, write_gguf, write_safetensors
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.lab.quality.answers import normalised
@@ -108,7 +110,7 @@ def right_edits(model: UnifiedModel, count: int) -> float:
 def compare(formats: Sequence[str], answers: int, edits: int, folder: Path) -> None:
     """Print the table of the demo, and that of the tiny InternVL-U."""
     columns = ("File, MB", "Resident / file", "Weights", "Layer 1", "Middle", "Last", "Velocity", "Answers", "Edits")
-    print(f"| Demo (BAGEL) | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
+    print(f"\n| Demo (BAGEL) | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     original, states, expected = weights_of(CHECKPOINT / "ema.safetensors"), [], torch.empty(0)
     for name in (WIDE, *formats):
         path = CHECKPOINT
@@ -137,6 +139,22 @@ def compare(formats: Sequence[str], answers: int, edits: int, folder: Path) -> N
         off = sum(error(weights[key], tensor) for key, tensor in original.items()) / len(original)
         moved = velocity(load(path, tokenizer=INTERNVLU, dtype=torch.float32))
         print(f"| {name} | {100 * off:.2f} % | {100 * error(moved, expected):.2f} % |", flush=True)
+
+
+def normal(formats: Sequence[str], folder: Path) -> None:
+    """Print the error of a matrix of normal values whose columns are whole blocks of every type."""
+    name = "layers.0.weight"
+    matrix = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
+    save_file({name: matrix}, folder / "normal.safetensors")
+    source = stored_tensors(folder / "normal.safetensors")[name]
+    print("\n| 512 x 1,024 normal values | Error | Bits a value |\n|---|---:|---:|")
+    for each in formats:
+        target = TARGETS[each]
+        path = folder / f"normal-{each}.{'gguf' if target.is_gguf else 'safetensors'}"
+        write = write_gguf if target.is_gguf else write_safetensors
+        write([Item(name, source, target if target.kind else None)], {}, path, lambda *_: None)
+        found = read_weights(stored_tensors(path))[name].load(torch.float32, CPU)
+        print(f"| {each} | {100 * error(found, matrix):.2f} % | {target.bits:g} |")
 
 
 def wide_checkpoint(folder: Path) -> Path:
@@ -191,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
             peaks(options.formats, Path(temporary))
         else:
             counts = (1, 1) if options.quick else (options.answers, options.edits)
+            normal(options.formats, Path(temporary))
             compare(options.formats, *counts, Path(temporary))
     return 0
 

@@ -62,7 +62,7 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
 def test_prints_what_a_format_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("quantised").main(["--quick", "--formats", "int8"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (demo, tiny) = (line for line in lines if line.startswith("| int8"))
+    _, demo, tiny = (line for line in lines if line.startswith("| int8"))
     assert demo.endswith("| 100.0 % | 100.0 % |") and len(tiny.split("|")) == 5
 
 
