@@ -15,16 +15,24 @@ class Graph:
         checkpoint: what is loaded first.
         scene: the picture to edit; None for a picture from a text.
         text: an instruction or a prompt.
+        picture: a file in the server's input folder, instead of the scene.
     """
 
-    def __init__(self, checkpoint: str = BAGEL, scene: str | None = "scene-1", text: str = "Make it navy.") -> None:
+    def __init__(
+        self,
+        checkpoint: str = BAGEL,
+        scene: str | None = "scene-1",
+        text: str = "Make it navy.",
+        picture: str | None = None,
+    ) -> None:
         self.prompt: Prompt = {}
         self.loaded = self.add("G2TRLoadModel", checkpoint=checkpoint, weights="auto", vae="beside the model")
         core = self.add("G2TRToCore", model=self.of(self.loaded))
         self.model, self.vae = self.of(core), self.of(core, 1)
         self.picture = self.reading = None
         if scene is not None:
-            self.picture = self.of(self.add("G2TRSampleScene", scene=scene))
+            shown = ("G2TRSampleScene", {"scene": scene}) if picture is None else ("LoadImage", {"image": picture})
+            self.picture = self.of(self.add(shown[0], **shown[1]))
             read = {"model": self.of(self.loaded), "images.image1": self.picture, "purpose": "edit", "think": False}
             self.reading = self.of(self.add("G2TRRead", **read))
         given = {"reading": self.reading} if self.reading else {"model": self.of(self.loaded)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.lab.quality.conditions import FULL, read
+from g2tr_core.lab.quality.edits import MEASURES, EditRun
+from g2tr_core.lab.quality.results import ResultStore
+from g2tr_core.lab.quality.world_cases import world_edits
+from g2tr_core.umm import load
 from tests.real.comfy_server import ComfyServer
 from tests.real.native import Graph
 from tests.real.prompts import BAGEL, INTERNVLU
@@ -304,3 +310,27 @@ def test_ten_runs_leave_nothing_behind_and_nothing_is_loaded_twice(server: Comfy
     left = server.probe()
     assert left["ManagedModel"] == left["KVCache"] == 0 and left["loaded_models"] == 0
     assert left["tensor_bytes"] < 0.1 * weights
+
+
+def test_right_edits_stay_right_under_easycache(server: ComfyServer, tmp_path: Path) -> None:
+    """By the measure of the quality experiment, at core's own threshold; edits of its test scenes."""
+    cases = world_edits(12, seed=0)
+    model = load(CHECKPOINT)
+    made = EditRun(model, cases, [FULL], model.default_sampling("edit"), ResultStore(tmp_path / "no.csv", MEASURES, {}))
+    chosen = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    right = dict.fromkeys(("plain", "cached"), 0)
+    for case in cases:
+        name = f"scene-{case.number}.png"
+        case.image.save(server.base / "input" / name)
+        whole = read(model, model.encode(case.image), FULL, "edit", case.number)
+        for edit in case.tasks:
+            truth = made.truth(case, edit, whole)
+            for way in right:
+                graph = Graph(text=edit.instruction, picture=name)
+                if way == "cached":
+                    graph.model = graph.of(graph.add("EasyCache", model=graph.model, **chosen))
+                graph.kept(graph.decoded(graph.sampled(steps=20, text_scale=1.0, image_scale=1.0)), way)
+                run(server, graph)
+                right[way] += truth.is_right(value(server, way)[0])
+    assert right["plain"] >= 10, "nearly all"
+    assert right["cached"] >= right["plain"] - 1, right
