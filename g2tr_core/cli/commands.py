@@ -102,9 +102,9 @@ def demo(args: Namespace, console: Console, progress: Progress | None) -> Outcom
     reading = read(model, instruction, "edit", progress)
     answer, edited = (run(model, each, progress, reading=reading) for each in (question, instruction))
     scene = open_image(SAMPLE.picture)
-    save_image(
-        comparison.demo(reading, scene, (SAMPLE.question, answer.text), SAMPLE.instruction, *edited.images), output
-    )
+    asked = SAMPLE.question, answer.text
+    drawn = comparison.demo(reading, scene, asked, SAMPLE.instruction, edited.images[0], answer.kept)
+    save_image(drawn, output)
     report = edited.report.after(answer.report.after(reading.report))
     text = f"{SAMPLE.question} {answer.text}\n{SAMPLE.instruction} {output}"
     return Outcome(text, _fields(args, answer=answer.text, output=str(output)), report)

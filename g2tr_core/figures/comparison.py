@@ -15,6 +15,8 @@ from .text import paragraph
 from .theme import BODY, BRIGHT, DIM, SMALL, TITLE
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..umm.reading import Reading
     from ..umm.values import TokenView
 
@@ -81,19 +83,30 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join(lines + answers)
 
 
-def demo(reading: Reading, picture: Image.Image, asked: tuple[str, str], told: str, edited: Image.Image) -> Image.Image:
-    """Three columns: the picture with a question and its answer, the token map, and the edit that was told."""
-    tokens, view = reading.visual_tokens, reading.token_views()[0]
+def demo(
+    reading: Reading,
+    picture: Image.Image,
+    asked: tuple[str, str],
+    told: str,
+    edited: Image.Image,
+    chosen: Sequence[Tensor] = (),
+) -> Image.Image:
+    """Three columns: the picture with a question and its answer, the token map, and the edit that was told.
+
+    `chosen` are the tokens that the question chose, where it did (`Answer.kept`).
+    """
+    view = reading.token_views(chosen)[0]
     small, body = _letters(3, COLUMN, SMALL, BODY)
 
     def column(title: str, picture: Image.Image, said: str, reply: str) -> list[Image.Image]:
         text = [paragraph(said, small, DIM, COLUMN), paragraph(reply, body, BRIGHT, COLUMN)]
         return [paragraph(title, body, BRIGHT, COLUMN), layout.fitted(picture, COLUMN), layout.stacked(text)]
 
-    drawn, kept = token_map.cells(view, max(1, COLUMN // view.grid[1])), f"{tokens.after} of {tokens.before}"
+    drawn, kept = token_map.cells(view, max(1, COLUMN // view.grid[1])), f"{len(view.keep)} of {len(view.assignment)}"
+    said = "Bright ones stay to the last layer." if chosen else "Bright ones stay, the others merge into them."
     columns = [
         column("input", picture, *asked),
-        column("visual tokens", drawn, "Bright ones stay, the others merge into them.", kept),
+        column("visual tokens", drawn, said, kept),
         column("edit", edited, told, ""),
     ]
     return layout.sheet(columns, COLUMN)

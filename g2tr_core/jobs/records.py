@@ -14,6 +14,7 @@ from ..files import open_regular, path_of
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from ..report import Report
 
@@ -73,12 +74,14 @@ class Result:
         images: the picture that was made; none where a text was asked for.
         thinking: what the model wrote to itself first, if it was asked to think.
         report: costs, those of reading included unless the pictures had been read before.
+        kept: [K] int64 for each picture, which visual tokens the last layer had, where the prompt chose among them.
     """
 
     text: str
     images: tuple[Image.Image, ...]
     thinking: str
     report: Report
+    kept: tuple[Tensor, ...] = ()
 
 
 def _hash_of(path: Path) -> str:

@@ -120,7 +120,7 @@ def run(
         earlier = reading.report
     if job.task == "ask":
         answer = model.answer(reading, job.prompt, decoding=decoding, think=job.think, progress=progress)
-        return Result(answer.text, (), answer.thinking, answer.report.after(earlier))
+        return Result(answer.text, (), answer.thinking, answer.report.after(earlier), answer.kept)
     own = replace(model.default_sampling(job.task, think=job.think), speed=model.facts.speed)
     sampling = _sampling(job, own)
     size = None if job.size == "model" else job.size
@@ -130,7 +130,7 @@ def run(
         made = model.edit(reading, job.prompt, sampling, size=size, think=plan, progress=progress)
         if job.size is None and reading.picture_size is not None:
             made = made.scaled_to(reading.picture_size)
-    return Result("", (made.image,), made.thinking, made.report.after(earlier))
+    return Result("", (made.image,), made.thinking, made.report.after(earlier), made.kept)
 
 
 def _sampling(job: Job, defaults: Sampling) -> Sampling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,16 +92,20 @@ def test_long_and_empty_answers_are_drawn() -> None:
 class Reading:
     """As much of a reading as the demo draws."""
 
-    visual_tokens: Change
+    shown: list[Any] = field(default_factory=list)
 
-    def token_views(self) -> list[TokenView]:
+    def token_views(self, chosen: Any) -> list[TokenView]:
+        self.shown.append(chosen)
         return [view()]
 
 
 def test_the_demo_shows_the_scene_the_map_and_the_edit() -> None:
     scene, edited = (Image.new("RGB", (60, 40), colour) for colour in ("red", "blue"))
-    reading: Any = Reading(Change(24, 24))
+    reading: Any = Reading()
     pixels = np.asarray(demo(reading, scene, ("What is it?", "red"), "Make it blue.", edited))
     boxes = [corners(pixels, colour) for colour in ((255, 0, 0), (0, 128, 128), (0, 0, 255))]
     assert len({top for top, *_ in boxes}) == 1
     assert [left for _, left, *_ in boxes] == [MARGIN + index * (COLUMN + MARGIN) for index in range(3)]
+    kept = (torch.arange(3),)
+    other = np.asarray(demo(reading, scene, ("What is it?", "red"), "Make it blue.", edited, kept))
+    assert reading.shown == [(), kept] and not np.array_equal(pixels, other), "it says that the question chose them"
