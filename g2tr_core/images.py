@@ -11,12 +11,13 @@ EXIF orientation), this one scales, blends and turns.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -95,6 +96,11 @@ def open_image(source: Picture) -> Image.Image:
         where="image",
         fix="Give a path, a PIL image or a float tensor [H, W, 3]",
     )
+
+
+def open_content(content: bytes, where: str) -> Image.Image:
+    """A picture that is stored as the bytes of a file, as `open_image`; `where` is for messages."""
+    return _read_from(io.BytesIO(content), where)
 
 
 def open_mask(path: str | os.PathLike[str]) -> Image.Image:
@@ -177,8 +183,12 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
 
 def _read(path: str | os.PathLike[str], *, opaque: bool = False) -> Image.Image:
     place = path_of(path, "image", ImageError)
-    where = str(place)
-    with open_regular(place, ImageError) as file, _faults(where), Image.open(file, formats=READABLE) as image:
+    with open_regular(place, ImageError) as file:
+        return _read_from(file, str(place), opaque=opaque)
+
+
+def _read_from(file: IO[bytes], where: str, *, opaque: bool = False) -> Image.Image:
+    with _faults(where), Image.open(file, formats=READABLE) as image:
         _check_extent(image, where)
         return _decode(image, where, own=True, opaque=opaque)
 

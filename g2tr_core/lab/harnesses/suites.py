@@ -12,17 +12,16 @@ The layouts are those of the scorers' code: Step1X-Edit `GEdit-Bench/generate_im
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ...errors import ImageError, SettingsError
-from ...images import READABLE, open_image
+from ...errors import SettingsError
+from ...images import open_content, open_image
 
 COLUMNS = ["key", "task_type", "instruction", "instruction_language", "input_image"]  # of GEdit-Bench
 
@@ -189,11 +188,4 @@ def _opened(paths: list[Path]) -> Callable[[], list[Image.Image]]:
 def _stored(value: object, where: str) -> Callable[[], list[Image.Image]]:
     """A picture as `datasets` stores it: a record with the bytes of a file."""
     content = value.get("bytes") if isinstance(value, dict) else None
-
-    def opened() -> list[Image.Image]:
-        try:
-            return [open_image(Image.open(io.BytesIO(content or b""), formats=READABLE))]
-        except (UnidentifiedImageError, OSError) as error:
-            raise ImageError("this is no picture", where=where, fix="Download the suite again") from error
-
-    return opened
+    return lambda: [open_content(content or b"", where)]
