@@ -124,7 +124,7 @@ def _edit() -> Template:
     middle = Column(400, {"read": _read("edit"), "edit": _edit_node("Make the background navy.")})
     shown = {
         "save": _save("edit", "edit"),
-        "report": Node("G2TRReport", 240, {"report": Link("edit", "report")}),
+        "report": Node("G2TRReport", 300, {"report": Link("edit", "report")}),
         "plot": Node("PreviewImage", 260, {"images": Link("report", "plot")}),
     }
     return Template("Edit a picture", [_start(_load(), "scene-1"), middle, Column(460, shown)])
