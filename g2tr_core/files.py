@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -122,6 +123,43 @@ def writable(value: object, field: str, kind: type[G2TRError]) -> Path:
         what = f"this cannot be written ({reason or 'its folder is read-only'})"
         raise kind(what, where=where, fix="Check the name and the permissions")
     return path
+
+
+def write_whole(path: Path, parts: Iterable[bytes], kind: type[G2TRError], mark: str = "") -> None:
+    """Write a file whole or not at all, so that it survives the end of the process and of the machine.
+
+    It is written under a temporary name, synced and renamed. That name follows from the file's own, so that who is
+    killed and starts again leaves nothing behind.
+
+    Args:
+        path: the file; one that is there is replaced.
+        parts: what it shall hold.
+        kind: the error to raise.
+        mark: part of the temporary name, for processes that may write the same file at once.
+
+    Raises:
+        G2TRError: of that kind; it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}{mark}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if hasattr(os, "O_DIRECTORY"):  # the name, too; not on Windows, which does so by itself
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        what = f"this cannot be written ({error.strerror})"
+        raise kind(what, where=str(path), fix="Check the permissions and the free space") from error
+    finally:
+        with suppress(OSError):  # renamed away, or never created
+            temporary.unlink()
 
 
 def real(path: Path) -> Path:

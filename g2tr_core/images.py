@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import G2TRError, ImageError
@@ -179,6 +179,30 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> Path:
         with suppress(OSError):  # renamed away, or never created
             temporary.unlink()
     return target
+
+
+def encoded(picture: Image.Image, extension: str, said: str) -> bytes:
+    """A picture as the bytes of a file, with a text in its metadata: PNG `g2tr`, else EXIF's ImageDescription.
+
+    Raises:
+        ImageError: it is larger than the format allows.
+    """
+    file_format, settings = FORMATS[extension]
+    if file_format == "PNG":
+        own = PngImagePlugin.PngInfo()
+        own.add_itxt("g2tr", said)
+        settings = {**settings, "pnginfo": own}
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = said
+        settings = {**settings, "exif": exif}
+    content = io.BytesIO()
+    try:
+        picture.save(content, format=file_format, **settings)
+    except (OSError, ValueError) as error:
+        what = f"a picture of {picture.width}x{picture.height} pixels cannot be written as {file_format} ({error})"
+        raise ImageError(what, where="output", fix="Choose png") from error
+    return content.getvalue()
 
 
 def _read(path: str | os.PathLike[str], *, opaque: bool = False) -> Image.Image:

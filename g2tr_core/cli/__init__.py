@@ -1,4 +1,4 @@
-"""The `g2tr` command: ask, edit, imagine, tokens, demo, convert, plan, bench.
+"""The `g2tr` command: ask, edit, imagine, tokens, demo, batch, convert, plan, bench.
 
 Standard output carries the result alone: the answer, the path of the picture, or with `--json` one JSON object on one
 line. Everything else (progress, what was loaded, the report) goes to standard error. Where there is no result, an error
@@ -11,6 +11,7 @@ and control characters are escaped (`\\u7ea2`, `\\x1b`); JSON has them exactly.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,10 +36,8 @@ def _run(words: list[str]) -> int:
     if args.command == "bench":
         return bench.run(args.name, args.arguments, console)
     quieten_libraries()
-    if args.command in ("convert", "plan"):
-        from . import convert, plan
-
-        return (convert if args.command == "convert" else plan).run(args, console)
+    if args.command in ("batch", "convert", "plan"):
+        return import_module(f".{args.command}", __package__).run(args, console)
     from .commands import COMMANDS
 
     with console.progress() as progress:

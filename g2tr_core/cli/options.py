@@ -35,6 +35,7 @@ examples:
   g2tr edit photo.jpg "Make it winter" -o winter.png
   g2tr imagine "A red fox in the snow" -o fox.png
   g2tr tokens photo.jpg -o map.png
+  g2tr batch ask photos/ "Describe the picture."
   g2tr demo -o demo.png
   g2tr bench
 
@@ -62,10 +63,43 @@ def parser() -> ArgumentParser:
     _imagine(command("imagine", "Generate a picture from a text."))
     _tokens(command("tokens", "Draw which visual tokens stay and where the others merge."))
     _demo(command("demo", "Ask about, edit and draw the tokens of a sample scene, as one picture."))
+    _batch(command("batch", "Ask about, edit or generate many pictures; what is done already is left alone."))
     _convert(command("convert", "Write a model as one file in another format, quantised or not."))
     _plan(command("plan", "Say how much memory a model takes, before it is loaded."))
     _bench(command("bench", "Run the quality experiment or a benchmark of the source tree, or list them."))
     return top
+
+
+def _batch(parser: ArgumentParser) -> None:
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+
+    def task(name: str, summary: str) -> ArgumentParser:
+        made: ArgumentParser = tasks.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        return made
+
+    ask = task("ask", "Write an answer about every picture of a folder into a text file, as captions are.")
+    _many(ask, prompt="QUESTION", beside=" (beside the pictures)")
+    _ask_options(ask)
+    edit = task("edit", "Edit every picture of a folder.")
+    _many(edit, prompt="INSTRUCTION")
+    _edit_options(edit)
+    imagine = task("imagine", "Generate a picture from every text file of a folder.")
+    _many(imagine)
+    _imagine_options(imagine)
+
+
+def _many(parser: ArgumentParser, prompt: str | None = None, beside: str = "") -> None:
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="of pictures; of texts to imagine")
+    if prompt is not None:
+        what = "one for each picture, or several: each picture is read once for all"
+        parser.add_argument("prompts", nargs="*", metavar=prompt, help=what)
+    parser.add_argument("-o", "--output", metavar="FOLDER", help=f"where results go{beside}")
+    parser.add_argument("--jobs", metavar="FILE", help="a list of jobs instead of a folder: .jsonl, .csv, .parquet")
+    parser.add_argument("--shard", type=_part, metavar="I/N", help="do the I-th of N parts, for as many machines")
+    parser.add_argument("--overwrite", action="store_true", help="replace other files where results go")
+    parser.add_argument(
+        "--format", choices=("png", "jpg", "webp"), default="png", help="of pictures that are made (png)"
+    )
 
 
 def _convert(parser: ArgumentParser) -> None:
@@ -101,6 +135,10 @@ def _plan(parser: ArgumentParser) -> None:
 def _ask(parser: ArgumentParser) -> None:
     _pictures(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask; behind -- where it begins with a dash")
+    _ask_options(parser)
+
+
+def _ask_options(parser: ArgumentParser) -> None:
     _common(parser, seed="of the sampling, with --temperature (0)")
     writing = _writing(parser, limit="longest answer in tokens (512, with --think the model's own limit)")
     writing.add_argument("--think", action="store_true", help="let the model reason before it answers")
@@ -112,6 +150,10 @@ def _edit(parser: ArgumentParser) -> None:
     _pictures(parser)
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change")
     _output(parser)
+    _edit_options(parser)
+
+
+def _edit_options(parser: ArgumentParser) -> None:
     _common(parser, seed="of the noise that sampling starts from (0)")
     sampling = _sampling(
         parser,
@@ -135,6 +177,10 @@ def _edit(parser: ArgumentParser) -> None:
 def _imagine(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     _output(parser)
+    _imagine_options(parser)
+
+
+def _imagine_options(parser: ArgumentParser) -> None:
     _common(parser, seed="of the noise that sampling starts from (0)")
     sizes = {known.name: "x".join(map(str, known.default_size)) for known in models()}
     _renorm(_sampling(parser, "imagine", size=f"in pixels {_by_model(sizes)}"), "imagine")
@@ -346,6 +392,14 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text)
     if match is None:
         raise ArgumentTypeError(f"{_short(text)} is not a size; write width and height in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])
+
+
+def _part(text: str) -> tuple[int, int]:
+    """`I/N`, a part of a whole, counted from 1."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ArgumentTypeError(f"{_short(text)} is no part; write 1/8 to 8/8 for eight of them")
     return int(match[1]), int(match[2])
 
 

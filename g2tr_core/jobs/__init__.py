@@ -2,4 +2,7 @@
 
 - `records`: what a job and its result are. Needs no torch, so a list of jobs can be made and split anywhere.
 - `work`: `prepare` opens and checks what a job needs without a model, `run` does it with one.
+- `lists`: many jobs, from a folder or a file; which share a reading; shards.
+- `store`: results on a disk, whole or not at all.
+- `bulk`: a run over a list that may end at any moment and be started again.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,9 +60,18 @@ class Job:
         Raises:
             ImageError: a file cannot be read.
         """
-        files = [[_hash_of(path) for path in paths] for paths in (self.images, self.protect, self.sacrifice)]
+        return self.id_with(hash_of)
+
+    def id_with(self, hashed: Callable[[Path], str], model: str = "") -> str:
+        """As `id`, of the work of one model and with the hashes of files from elsewhere.
+
+        Args:
+            hashed: as `hash_of`; may remember what it has hashed before.
+            model: what tells the model from others, see `work.fingerprint`.
+        """
+        files = [[hashed(path) for path in paths] for paths in (self.images, self.protect, self.sacrifice)]
         said = [self.task, self.prompt, files, dict(self.settings), self.size, self.think, self.seed]
-        return _digest(json.dumps(said, sort_keys=True).encode())
+        return digest(json.dumps([*said, model] if model else said, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,19 @@ class Result:
     kept: tuple[Tensor, ...] = ()
 
 
-def _hash_of(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def hash_of(path: Path) -> str:
+    """32 hexadecimal digits, of what a file holds.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    state = hashlib.blake2b(digest_size=16)
     with open_regular(path_of(path, "images", ImageError), ImageError) as file:
         while part := file.read(PART):
-            digest.update(part)
-    return digest.hexdigest()
+            state.update(part)
+    return state.hexdigest()
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """32 hexadecimal digits, of these bytes."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -67,8 +67,27 @@ def prepare(job: Job) -> Prepared:
     return prepare_reading(job)
 
 
+def check(job: Job) -> None:
+    """What `prepare` checks of the prompt and the settings, without a look at the files.
+
+    Raises:
+        SettingsError: as there.
+    """
+    checks.prompt(PROMPTS[job.task], job.prompt)
+    _check_settings(job)
+
+
 def prepare_reading(job: Job) -> Prepared:
     """As `prepare`, where the pictures shall only be read: the prompt does not matter."""
+    reduction = _check_settings(job)
+    protect, sacrifice = ([open_mask(path) for path in masks] for masks in (job.protect, job.sacrifice))
+    images = [open_image(path) for path in job.images]
+    masks = zip_longest(images, protect, sacrifice)
+    priority = [priority_mask(_mask(kept), _mask(given_up)) for _, kept, given_up in masks]
+    return Prepared(job, images, priority, reduction)
+
+
+def _check_settings(job: Job) -> Reduction:
     for name in job.settings:
         if name not in SETTINGS:
             raise SettingsError("there is no such setting", where=name, fix=f"Choose among {', '.join(SETTINGS)}")
@@ -77,11 +96,7 @@ def prepare_reading(job: Job) -> Prepared:
     _sampling(job, Sampling())
     for name, paths in (("protect", job.protect), ("sacrifice", job.sacrifice)):
         check_mask_count(name, len(paths), len(job.images))
-    protect, sacrifice = ([open_mask(path) for path in masks] for masks in (job.protect, job.sacrifice))
-    images = [open_image(path) for path in job.images]
-    masks = zip_longest(images, protect, sacrifice)
-    priority = [priority_mask(_mask(kept), _mask(given_up)) for _, kept, given_up in masks]
-    return Prepared(job, images, priority, reduction)
+    return reduction
 
 
 def read(model: UnifiedModel, prepared: Prepared, purpose: Purpose, progress: Progress | None = None) -> Reading:

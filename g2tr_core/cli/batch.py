@@ -1,0 +1,130 @@
+"""`g2tr batch`: one task over a folder or a list of jobs, as far as it is not done yet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..embedded import CHECKPOINT
+from ..errors import SettingsError
+from ..files import is_folder, path_of
+from ..jobs import lists
+from ..jobs.bulk import Bulk, Tally, fingerprint
+from ..jobs.lists import Entry
+from ..jobs.records import Job
+from ..jobs.store import Store
+from ..jobs.work import SETTINGS
+from .commands import load_model
+from .options import given
+from .terminal import Console
+
+EVERY = 30.0  # seconds between lines of progress, where no bar is seen
+
+
+def run(args: Namespace, console: Console) -> int:
+    """Do the jobs; 1 where some failed."""
+    entries, folder = _listed(args)
+    part = args.shard or (1, 1)
+    entries = lists.shard(entries, *part)
+    store = Store(folder, picture=f".{getattr(args, 'format', 'png')}", overwrite=args.overwrite, part=part)
+    places = [path_of(args.model or CHECKPOINT, "model"), *(Path(each) for each in (args.vae, args.tokenizer) if each)]
+    loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens))
+    label = "embedded" if args.model is None else places[0].name
+    with _meter(args, console) as meter:
+        bulk = Bulk(lambda: load_model(args, console, defer_vae=args.task == "ask"), loaded, label, store, meter)
+        tally = bulk.run(entries)
+    text = f"{tally.done} done, {tally.found} were there already, {tally.failed} failed: {folder}"
+    fields: dict[str, Any] = {"done": tally.done, "found": tally.found, "failed": tally.failed, "output": str(folder)}
+    if tally.failed:
+        console.tell(f"What failed and why: {store.failures}")
+        fields["failures"] = str(store.failures)
+    console.result(text, {**fields, "results": str(store.results)})
+    return 1 if tally.failed else 0
+
+
+def _listed(args: Namespace) -> tuple[list[Entry], Path]:
+    """The jobs, and the folder of their results."""
+    like = Job(args.task, "", settings=given(args, *SETTINGS), **given(args, "size", "think", "seed"))
+    prompts: list[str] = getattr(args, "prompts", [])
+    if args.jobs is not None:
+        if args.folder is not None:
+            raise SettingsError("there are a folder and a list", where="--jobs", fix="Give one of them")
+        if args.output is None:
+            raise SettingsError("nothing says where results go", where="--output", fix="Add -o FOLDER")
+        return lists.of_file(path_of(args.jobs, "--jobs"), like), path_of(args.output, "--output")
+    if args.folder is None:
+        raise SettingsError("there is no folder", where="batch", fix="Give a folder, or a list of jobs as --jobs")
+    folder = path_of(args.folder, "folder")
+    if not is_folder(folder):
+        raise SettingsError("there is no such folder", where=str(folder), fix="Check its name")
+    if args.task != "imagine" and not prompts:
+        raise SettingsError("there is no prompt", where="batch", fix="Write one behind the folder")
+    if args.output is None and args.task != "ask":
+        raise SettingsError("nothing says where pictures go", where="--output", fix="Add -o FOLDER")
+    output = folder if args.output is None else path_of(args.output, "--output")
+    if args.task == "edit" and output.exists() and output.samefile(folder):
+        raise SettingsError("results would lie among the pictures", where="--output", fix="Choose another folder")
+    return lists.of_folder(folder, args.task, prompts, like, output), output
+
+
+class _Bar:
+    """Progress on a terminal; what was done before does not count as fast work."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._open: Any = tqdm
+        self._bar: Any = None
+
+    def __call__(self, tally: Tally) -> None:
+        """Show how far the run is."""
+        if self._bar is None:
+            self._bar = self._open(total=tally.total, unit=" jobs", file=sys.stderr, dynamic_ncols=True)
+        self._bar.initial = tally.found
+        self._bar.set_postfix_str(f"{tally.failed} failed", refresh=False)
+        self._bar.update(tally.done + tally.found + tally.failed - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """Progress in a log: a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._start, self._last = console, time.monotonic(), time.monotonic()
+
+    def __call__(self, tally: Tally) -> None:
+        """Say how far the run is, unless that was said just before."""
+        now = time.monotonic()
+        if now - self._last >= EVERY:
+            self._last = now
+            self._console.tell(said(tally, now - self._start))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def said(tally: Tally, seconds: float) -> str:
+    """A line of progress."""
+    worked = tally.done + tally.failed
+    ready, rate = worked + tally.found, worked / seconds if seconds > 0 else 0.0
+    left = f", {(tally.total - ready) / rate / 60:.1f} min left" if rate else ""
+    return f"{ready} of {tally.total}, {rate:.2f}/s{left}, {tally.failed} failed"
+
+
+@contextmanager
+def _meter(args: Namespace, console: Console) -> Iterator[_Bar | _Lines]:
+    seen = not args.quiet and (args.progress or sys.stderr.isatty())
+    meter = _Bar() if seen else _Lines(console)
+    try:
+        yield meter
+    finally:
+        meter.close()

@@ -1,0 +1,293 @@
+"""Many jobs at once: as single calls, whatever is broken, whenever the process is killed, in flat memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from g2tr_core.cli import batch, main
+from g2tr_core.embedded import CHECKPOINT
+from g2tr_core.errors import SettingsError
+from g2tr_core.jobs import bulk
+from g2tr_core.jobs.bulk import Bulk, Tally, ahead, fingerprint
+from g2tr_core.jobs.lists import Entry, of_folder
+from g2tr_core.jobs.records import Job
+from g2tr_core.jobs.store import Store, StoreError
+from g2tr_core.jobs.work import prepare, run
+from g2tr_core.lab.world.render import render, to_image
+from g2tr_core.lab.world.scene import sample_scene
+from g2tr_core.umm import load
+from g2tr_core.umm.contract import UnifiedModel
+from tests.goldens import REPOSITORY
+
+PICTURES, BROKEN = 60, 8
+COLOR, COUNT = "What color is the largest object?", "How many objects are there?"
+PLAIN = Job("ask", "", settings={"max_tokens": 8})
+
+
+@pytest.fixture(scope="module")
+def model() -> UnifiedModel:
+    return load(CHECKPOINT, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes of the embedded model's world, two of them alike, among files that are no pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = random.Random(7)
+    pixels = render([sample_scene(rng) for _ in range(PICTURES - 1)]).pixels
+    for number, picture in enumerate(pixels):
+        place = folder / ("deeper" if number % 10 == 0 else ".") / f"{number:02}.png"
+        place.parent.mkdir(exist_ok=True)
+        to_image(picture).save(place)
+    whole = (folder / "01.png").read_bytes()
+    (folder / "twin.png").write_bytes(whole)
+    broken = [
+        b"",
+        b"text",
+        whole[: len(whole) // 2],
+        whole[:60],
+        b"\x89PNG\r\n\x1a\n",
+        b"\0" * 999,
+        b"GIF89a",
+        b"<svg/>",
+    ]
+    for number, content in enumerate(broken):
+        (folder / f"{number * 7:02}-broken.png").write_bytes(content)
+    (folder / "notes.md").write_text("no picture")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def do(
+    model: UnifiedModel, entries: list[Entry], out: Path, tell: Callable[[Tally], None] = lambda _: None, **how: object
+) -> Tally:
+    return Bulk(lambda: model, "model", "demo", Store(out, **how), tell).run(entries)  # type: ignore[arg-type]
+
+
+class TestManyAsOne:
+    def test_answers_are_those_of_single_calls_and_memory_stays_flat(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, entries = tmp_path / "out", of_folder(folder, "ask", [COLOR, COUNT], PLAIN, tmp_path / "out")
+        assert len(entries) == 2 * (PICTURES + BROKEN)
+        readings: list[weakref.ref[object]] = []
+        rss: list[int] = []
+
+        def reading(*arguments: object) -> object:
+            made = read(*arguments)  # type: ignore[arg-type]
+            readings.append(weakref.ref(made))
+            return made
+
+        def tell(tally: Tally) -> None:
+            gc.collect(0)
+            assert sum(each() is not None for each in readings) <= 2, "one in use, one about to go"
+            rss.append(psutil.Process().memory_info().rss)
+
+        read = bulk.read
+        monkeypatch.setattr(bulk, "read", reading)
+        tally = do(model, entries, out, tell)
+        assert tally == Tally(total=136, done=2 * (PICTURES - 1), found=2, failed=2 * BROKEN)
+        assert len(readings) == PICTURES - 1, "the second question reuses the reading, the twin the answers"
+        assert rss[-1] - rss[len(rss) // 2] < 16 * 2**20
+
+        results = lines(out / "results.jsonl")
+        names = [entry.name for entry in entries if "broken" not in (entry.name or "")]
+        assert [line["name"] for line in results] == names
+        for line in results[:: PICTURES // 10]:
+            alone = Job("ask", str(line["prompt"]), (Path(line["images"][0]),), settings=PLAIN.settings)  # type: ignore[index]
+            assert line["text"] == run(model, prepare(alone)).text
+        assert all((out / str(line["output"])).read_text() == f"{line['text']}\n" for line in results)
+        failures = lines(out / "failures.jsonl")
+        assert len(failures) == 2 * BROKEN and all("broken.png: " in str(line["error"]) for line in failures)
+
+        before = tree(out)
+        again = Bulk(lambda: pytest.fail("loaded"), "model", "demo", Store(out), lambda _: None).run(entries)
+        assert (again.done, again.found, again.failed) == (0, 2 * PICTURES, 2 * BROKEN)
+        assert tree(out) == before
+
+    def test_a_picture_knows_its_settings(self, model: UnifiedModel, folder: Path, tmp_path: Path) -> None:
+        job = Job("edit", "Make the largest object purple.", (folder / "01.png",), settings={"steps": 2}, seed=5)
+        for extension in (".png", ".jpg", ".webp"):
+            out = tmp_path / extension[1:]
+            assert do(model, [Entry(job, "a/b")], out, picture=extension).done == 1
+            with Image.open(out / f"a/b{extension}") as made:
+                said = json.loads(made.info["g2tr"] if extension == ".png" else made.getexif()[0x010E])
+                assert (said["prompt"], said["settings"], said["seed"]) == (job.prompt, {"steps": 2}, 5)
+                if extension == ".png":
+                    assert made.tobytes() == run(model, prepare(job)).images[0].tobytes()
+        (tmp_path / "png/a/b.png").unlink()
+        assert do(model, [Entry(job, "a/b")], tmp_path / "png").done == 1, "what is missing is made again"
+
+    def test_jobs_share_a_reading_where_they_may(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        picture = (folder / "01.png",)
+        jobs = [
+            Job("ask", COLOR, picture, settings={"max_tokens": 4}),
+            Job("imagine", "A red circle on a navy background.", settings={"steps": 2}),
+            Job("ask", COLOR, picture, settings={"keep_ratio": 0.25}),
+            Job("edit", "Make the largest object purple.", picture, settings={"steps": 2}),
+            Job("ask", COUNT, picture, settings={"temperature": 0.5}, seed=3),
+            Job("ask", COUNT, picture, settings={"temperature": 0.5}, seed=3),
+        ]
+        read, readings = bulk.read, []
+        monkeypatch.setattr(bulk, "read", lambda *arguments: readings.append(read(*arguments)) or readings[-1])
+        tally = do(model, [Entry(job, None) for job in jobs], tmp_path)
+        assert (tally.done, tally.found, tally.failed, len(readings)) == (5, 1, 0, 2)
+        results = lines(tmp_path / "results.jsonl")
+        assert [line["prompt"] for line in results] == [job.prompt for job in jobs[:5]], "in order, none twice"
+        assert results[0]["text"] == run(model, prepare(jobs[0])).text
+        made = Image.open(tmp_path / str(results[3]["output"]))
+        assert made.tobytes() == run(model, prepare(jobs[3])).images[0].tobytes()
+        assert results[4]["text"] == run(model, prepare(jobs[4])).text
+
+    def test_a_fault_of_the_list_is_found_before_anything_is_done(self, model: UnifiedModel, tmp_path: Path) -> None:
+        jobs = [
+            Entry(Job("imagine", "A fox"), "a"),
+            Entry(Job("imagine", "A fox", settings={"steps": 0}), "b", "line 2"),
+        ]
+        with pytest.raises(SettingsError, match=r"^line 2, steps: 0 is out of range"):
+            do(model, jobs, tmp_path)
+        assert not tree(tmp_path)
+
+    def test_what_the_model_refuses_is_a_line(self, model: UnifiedModel, tmp_path: Path) -> None:
+        jobs = [Job("imagine", "A fox", size=(63, 10**6), settings={"steps": 1}), Job("imagine", "A", size=(64, 64))]
+        tally = do(model, [Entry(jobs[0], "bad"), Entry(jobs[1], "good")], tmp_path)
+        assert (tally.done, tally.failed) == (1, 1) and (tmp_path / "good.png").is_file()
+
+
+class TestWhatIsThere:
+    def test_a_foreign_file_is_never_lost(self, model: UnifiedModel, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("by hand")
+        entry = Entry(Job("ask", COLOR, (folder / "01.png",), settings=PLAIN.settings), "a")
+        assert do(model, [entry], tmp_path).failed == 1
+        assert (tmp_path / "a.txt").read_text() == "by hand"
+        (failure,) = lines(tmp_path / "failures.jsonl")
+        assert "another file is here already" in str(failure["error"])
+        assert do(model, [entry], tmp_path, overwrite=True).done == 1
+        answer = (tmp_path / "a.txt").read_text()
+        assert answer != "by hand" and not (tmp_path / "failures.jsonl").exists()
+
+        (tmp_path / "a.txt").write_text("corrected")
+        assert do(model, [entry], tmp_path).found == 1 and (tmp_path / "a.txt").read_text() == "corrected"
+        assert do(model, [entry], tmp_path, overwrite=True).found == 1 and (tmp_path / "a.txt").read_text() == answer
+
+    def test_a_disk_that_takes_nothing_ends_the_run(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entries = [Entry(Job("ask", COLOR, (folder / f"0{n}.png",), settings=PLAIN.settings), str(n)) for n in (1, 2)]
+        monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(StoreError, match="No space left on device"):
+            do(model, entries, tmp_path)
+        assert not tree(tmp_path)
+
+
+class TestKilled:
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that kills hit the work")
+    def test_the_folder_is_the_same_however_often(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
+
+        def command(out: Path) -> list[str]:
+            return [
+                "batch",
+                "ask",
+                str(folder),
+                COLOR,
+                "-o",
+                str(out),
+                "--max-tokens",
+                "8",
+                "--quiet",
+                "--dtype",
+                "fp32",
+            ]
+
+        start = time.perf_counter()
+        assert main(command(tmp_path / "whole")) == 1, "some failed"
+        took, expected, out = time.perf_counter() - start, tree(tmp_path / "whole"), tmp_path / "killed"
+        assert len([name for name in expected if name.endswith(".txt")]) == PICTURES
+
+        real = subprocess.Popen([sys.executable, "-m", "g2tr_core", *command(out)], cwd=REPOSITORY)
+        while not (texts := [*out.glob("*.txt")]) and real.poll() is None:
+            time.sleep(0.005)
+        real.kill()
+        assert real.wait() == -signal.SIGKILL and 0 < len(texts) < PICTURES
+
+        rng, kills, halfway = random.Random(3), 0, set()
+        for attempt in range(24):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)  # a child that hangs fails the test, not the machine
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 1)
+                os.dup2(nowhere, 2)
+                os._exit(main(command(out)))
+            if attempt < 20:
+                time.sleep(rng.uniform(0, took / 4))
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            kills += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            halfway.add(len([*out.rglob("*.txt")]))
+            if os.WIFEXITED(status):
+                assert os.WEXITSTATUS(status) == 1
+                break
+        assert kills >= 8 and len(halfway) >= 4, "it was killed at work"
+        assert tree(out) == expected
+
+
+class TestAhead:
+    def test_keeps_the_order_and_a_distance(self) -> None:
+        asked: list[int] = []
+
+        def items() -> Iterable[int]:
+            for number in range(9):
+                asked.append(number)
+                yield number
+
+        made = ahead(lambda number: number * number, items())
+        assert next(made) == 0 and asked == [0, 1, 2]
+        assert list(made) == [number * number for number in range(1, 9)]
+
+    def test_passes_errors_on_and_stops(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            list(ahead(lambda number: 1 // number, [1, 0, 1]))
+
+
+class TestFingerprint:
+    def test_is_of_what_the_files_hold_and_how_they_are_loaded(self, tmp_path: Path) -> None:
+        weights = tmp_path / "one" / "weights.safetensors"
+        weights.parent.mkdir()
+        weights.write_bytes(bytes(range(256)) * 20_000)
+        copy = tmp_path / "two"
+        copy.mkdir()
+        (copy / weights.name).write_bytes(weights.read_bytes())
+        known = fingerprint([weights.parent])
+        assert fingerprint([copy]) == known != fingerprint([copy], ["fp8"])
+        changed = bytearray(weights.read_bytes())
+        changed[-1] ^= 1
+        (copy / weights.name).write_bytes(changed)
+        assert fingerprint([copy]) != known
