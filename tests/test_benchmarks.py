@@ -59,6 +59,11 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
     assert "\n| --- | ---:" in capsys.readouterr().out
 
 
+def test_batch_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("batch").main(["--quick"]) == 0
+    assert "\n| `g2tr batch`, two questions |" in capsys.readouterr().out
+
+
 def test_prints_what_a_format_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("quantised").main(["--quick", "--formats", "int8"]) == 0
     lines = capsys.readouterr().out.splitlines()

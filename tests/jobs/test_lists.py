@@ -11,6 +11,8 @@ import pytest
 from g2tr_core.errors import SettingsError
 from g2tr_core.jobs.lists import Entry, of_file, of_folder, shard
 from g2tr_core.jobs.records import Job
+from g2tr_core.jobs.work import check
+from tests.goldens import REPOSITORY
 
 LIKE = Job("ask", "What is it?", settings={"keep_ratio": 0.5}, seed=2)
 
@@ -71,6 +73,15 @@ class TestFile:
             (tmp_path / "m.png",),
         )
         assert (fourth.job.size, fourth.job.settings["interval"]) == ((64, 48), [0.4, 1])
+
+    def test_the_example_of_the_docs(self, tmp_path: Path) -> None:
+        page = (REPOSITORY / "docs" / "batch.md").read_text(encoding="utf-8")
+        path = tmp_path / "jobs.jsonl"
+        path.write_text(page.partition("```json\n")[2].partition("```")[0])
+        entries = of_file(path, LIKE)
+        assert [entry.name for entry in entries] == ["cat", None, None, "foxes/red"]
+        for entry in entries:
+            check(entry.job)
 
     def test_a_table(self, tmp_path: Path) -> None:
         path = tmp_path / "jobs.csv"
