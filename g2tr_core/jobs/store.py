@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from ..errors import G2TRError, SettingsError
-from ..files import write_whole
+from ..files import open_regular, write_whole
 from .records import digest
 
 HIDDEN = ".g2tr"
@@ -66,12 +66,12 @@ class Store:
         return self.folder / f"failures{self._tag}.jsonl"
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """What is known of a finished job."""
+        """What is known of a finished job; None where it is not finished, or a disk has damaged what was known."""
         try:
-            known: dict[str, Any] = json.loads(self._record(key).read_bytes())
-        except FileNotFoundError:
+            known = json.loads(self._record(key).read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
-        return known
+        return known if isinstance(known, dict) and "digest" in known else None
 
     def finished(self, key: str, place: Path) -> bool:
         """Whether a job is done and its result there. A text that is only missing is written again.
@@ -119,7 +119,7 @@ class Store:
                 raise SettingsError("another file is here already, which would be lost", where=str(place), fix=fix)
             return False
         # A caption that somebody has corrected since then stays, unless everything shall be replaced.
-        if place.exists() and not (self._overwrite and digest(place.read_bytes()) != known["digest"]):
+        if place.exists() and not (self._overwrite and _digest_of(place) != known["digest"]):
             return True
         if "text" in known:
             self._write(place, as_file(known["text"]))
@@ -137,6 +137,11 @@ class Store:
 def as_file(text: str) -> bytes:
     """A text as the captions of data sets are."""
     return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _digest_of(place: Path) -> str:
+    with open_regular(place, SettingsError) as file:
+        return digest(file.read())
 
 
 def _line(said: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -194,6 +195,21 @@ class TestWhatIsThere:
         assert do(model, [entry], tmp_path).found == 1 and (tmp_path / "a.txt").read_text() == "corrected"
         assert do(model, [entry], tmp_path, overwrite=True).found == 1 and (tmp_path / "a.txt").read_text() == answer
 
+    def test_what_is_no_file_or_a_damaged_record_is_a_line(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path
+    ) -> None:
+        entry = Entry(Job("ask", COLOR, (folder / "01.png",), settings=PLAIN.settings), "a")
+        assert do(model, [entry], tmp_path).done == 1
+        (record,) = (tmp_path / ".g2tr").rglob("*.json")
+        said = record.read_bytes()
+        record.write_bytes(said[:9])
+        assert do(model, [entry], tmp_path).failed == 1
+        assert do(model, [entry], tmp_path, overwrite=True).done == 1 and record.read_bytes() == said
+        (tmp_path / "a.txt").unlink()
+        (tmp_path / "a.txt").mkdir()
+        assert do(model, [entry], tmp_path, overwrite=True).failed == 1
+        assert "a.txt: this is a folder" in (tmp_path / "failures.jsonl").read_text()
+
     def test_a_disk_that_takes_nothing_ends_the_run(
         self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -204,59 +220,113 @@ class TestWhatIsThere:
         assert not tree(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that kills hit the work")
 class TestKilled:
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that kills hit the work")
     def test_the_folder_is_the_same_however_often(
         self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
-
-        def command(out: Path) -> list[str]:
-            return [
-                "batch",
-                "ask",
-                str(folder),
-                COLOR,
-                "-o",
-                str(out),
-                "--max-tokens",
-                "8",
-                "--quiet",
-                "--dtype",
-                "fp32",
-            ]
-
-        start = time.perf_counter()
-        assert main(command(tmp_path / "whole")) == 1, "some failed"
-        took, expected, out = time.perf_counter() - start, tree(tmp_path / "whole"), tmp_path / "killed"
+        command = ["batch", "ask", str(folder), COLOR, "--max-tokens", "8", "--quiet", "--dtype", "fp32"]
+        took, expected = whole(command, tmp_path / "whole")
         assert len([name for name in expected if name.endswith(".txt")]) == PICTURES
 
-        real = subprocess.Popen([sys.executable, "-m", "g2tr_core", *command(out)], cwd=REPOSITORY)
+        out = tmp_path / "killed"
+        real = subprocess.Popen([sys.executable, "-m", "g2tr_core", *command, "-o", str(out)], cwd=REPOSITORY)
         while not (texts := [*out.glob("*.txt")]) and real.poll() is None:
             time.sleep(0.005)
         real.kill()
         assert real.wait() == -signal.SIGKILL and 0 < len(texts) < PICTURES
-
-        rng, kills, halfway = random.Random(3), 0, set()
-        for attempt in range(24):
-            child = os.fork()
-            if child == 0:
-                signal.alarm(60)  # a child that hangs fails the test, not the machine
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, 1)
-                os.dup2(nowhere, 2)
-                os._exit(main(command(out)))
-            if attempt < 20:
-                time.sleep(rng.uniform(0, took / 4))
-                os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            kills += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-            halfway.add(len([*out.rglob("*.txt")]))
-            if os.WIFEXITED(status):
-                assert os.WEXITSTATUS(status) == 1
-                break
-        assert kills >= 8 and len(halfway) >= 4, "it was killed at work"
+        kills, halfway = killed(command, out, took / 4)
+        assert kills >= 8 and halfway >= 4, "it was killed at work"
         assert tree(out) == expected
+
+    def test_pictures_too(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
+        command = [
+            "batch",
+            "edit",
+            str(folder / "deeper"),
+            "Make the largest object purple.",
+            "--steps",
+            "2",
+            "--quiet",
+        ]
+        took, expected = whole(command, tmp_path / "whole")
+        assert len([name for name in expected if name.endswith(".png")]) == PICTURES // 10
+        kills, halfway = killed(command, tmp_path / "killed", took / 2)
+        assert kills >= 4 and halfway >= 3, "it was killed at work"
+        assert tree(tmp_path / "killed") == expected
+
+    def test_at_every_step_of_a_write(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where chance seldom hits: a record without its result, a temporary file that is not renamed yet."""
+        monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
+        command = ["batch", "ask", str(folder / "deeper"), COLOR, "--max-tokens", "8", "--quiet"]
+        _, expected = whole(command, tmp_path / "whole")
+        out = tmp_path / "killed"
+        for attempt in range(60):
+            if (child := os.fork()) == 0:
+                os.fsync = killing(attempt % 5)  # a result and its record are synced, and so are their folders
+                in_child(command, out)
+            _, status = os.waitpid(child, 0)
+            if os.WIFEXITED(status):
+                break
+        assert attempt > 10 and os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+        assert tree(out) == expected
+
+
+def whole(command: list[str], out: Path) -> tuple[float, dict[str, bytes]]:
+    """Seconds of a run that nobody kills, and what it leaves."""
+    start = time.perf_counter()
+    main([*command, "-o", str(out)])
+    return time.perf_counter() - start, tree(out)
+
+
+def killed(command: list[str], out: Path, longest: float) -> tuple[int, int]:
+    """Start a command again and again, and kill it 20 times within so many seconds, until one ends by itself.
+
+    Returns:
+        How often it was killed, and how many different numbers of results it was found with.
+    """
+    rng, kills, halfway = random.Random(3), 0, set()
+    for attempt in range(24):
+        child = os.fork()
+        if child == 0:
+            in_child(command, out)
+        if attempt < 20:
+            time.sleep(rng.uniform(0, longest))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        kills += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        halfway.add(sum(path.suffix in (".txt", ".png") for path in out.rglob("*")))
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) in (0, 1), "1 where a picture is broken"
+            break
+    return kills, len(halfway)
+
+
+def killing(after: int) -> Callable[[int], None]:
+    """As `os.fsync`, but it kills the process when it has been called so often."""
+    sync, steps = os.fsync, iter(range(after))
+
+    def fsync(file: int) -> None:
+        if next(steps, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(file)
+
+    return fsync
+
+
+def in_child(command: list[str], out: Path) -> NoReturn:
+    """Run a command in a forked process, silently, and end it."""
+    signal.alarm(60)  # a child that hangs fails the test, not the machine
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os._exit(main([*command, "-o", str(out)]))
 
 
 class TestAhead:
