@@ -122,7 +122,7 @@ class Plan:
         lines += [
             "",
             f"Weights {self.weight_bytes / GB:.1f} GB; with a run and {RESERVE / GB:.1f} GB for the desktop "
-            f"{self.needed / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
+            f"{max(self.needed, self.least) / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
         ]
         return "\n".join(lines + self._advice())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,10 @@ def test_the_command_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(TARGETS) and all(line.count("|") == 4 for line in lines)
     assert main(["plan", "no/such/model"]) != 0
+
+
+def test_the_most_is_never_less_than_the_least() -> None:
+    """Of a small network the autoencoder's run is the largest."""
+    said = plan_of(umm.load(CHECKPOINT), "bf16", vram=8 * GB).as_text()
+    found = re.search(r"desktop ([\d.]+) GB at most\. The least is ([\d.]+) GB", said)
+    assert found and float(found[1]) >= float(found[2]) > 1
