@@ -119,10 +119,11 @@ class Plan:
         rows += [(f"activations: {name}", size) for name, size in self.phases.items()]
         length = max(len(name) for name, _ in rows)
         lines += [f"  {name:<{length}}  {size / GB:6.2f} GB" for name, size in rows]
+        most = max(self.needed, self.least)  # of a small network the autoencoder's run is the largest
         lines += [
             "",
             f"Weights {self.weight_bytes / GB:.1f} GB; with a run and {RESERVE / GB:.1f} GB for the desktop "
-            f"{max(self.needed, self.least) / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
+            f"{most / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
         ]
         return "\n".join(lines + self._advice())
 
