@@ -64,7 +64,7 @@ def load_tokenizer(homes: Sequence[Path], what: str) -> tuple[Any, Path]:
         CheckpointError: files are missing or damaged.
     """
     folders = [home.parent if is_regular(home) else home for home in homes]
-    home = next((folder for folder in folders if _has_tokenizer(folder)), None)
+    home = next((folder for folder in folders if has_tokenizer(folder)), None)
     if home is None:
         raise CheckpointError(
             "the folder holds no tokenizer" if is_folder(folders[-1]) else "there is no such folder of a tokenizer",
@@ -106,10 +106,10 @@ def find_tokenizer(
         CheckpointError: there is none where it belongs, and no other fits.
     """
     folders = [home.parent if is_regular(home) else home for home in homes]
-    if any(_has_tokenizer(folder) for folder in folders):
+    if any(has_tokenizer(folder) for folder in folders):
         return load_tokenizer(homes, what)
     for folder in others:
-        if not _has_tokenizer(folder):
+        if not has_tokenizer(folder):
             continue
         try:
             tokenizer, home = load_tokenizer([folder], what)
@@ -221,7 +221,8 @@ def check_vocabulary(tokenizer: Any, home: Path, size: int, weights: str) -> Non
         )
 
 
-def _has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer."""
     present = {entry.name for entry in entries(folder, CheckpointError)} if is_folder(folder) else set()
     return "tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present
 

@@ -26,6 +26,8 @@ def run(args: Namespace, console: Console) -> int:
         )
     held = ", ".join(f"{count} tensors in {name}" for name, count in sorted(made.formats.items()))
     console.tell(f"{made.size / 1e9:.2f} GB, before {made.before / 1e9:.2f} GB: {held}.")
+    if not made.has_tokenizer:
+        console.tell("The tokenizer is not in the file: put its files beside it, or name their folder as --tokenizer.")
     fields = {"output": str(made.path), "bytes": made.size, "bytes_before": made.before, "tensors": made.formats}
     console.result(str(made.path), fields)
     return 0

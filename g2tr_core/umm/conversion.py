@@ -20,7 +20,7 @@ from ..checkpoints.load_config import IN_LAYERS
 from ..checkpoints.parts import Layout
 from ..checkpoints.stored import TYPES, StoredTensor, files_of
 from ..checkpoints.targets import TARGETS, Target
-from ..checkpoints.tokenizer import load_tokenizer
+from ..checkpoints.tokenizer import has_tokenizer, load_tokenizer
 from ..checkpoints.writing import Item, write_gguf, write_safetensors
 from ..errors import CheckpointError, SettingsError
 from ..files import path_of, real
@@ -42,12 +42,14 @@ class Converted:
         size: its bytes.
         before: bytes of the files that it was made from.
         formats: how many tensors it has of each kind, such as `nf4` or `bf16`.
+        has_tokenizer: whether the tokenizer, which is not in the file, lies beside it.
     """
 
     path: Path
     size: int
     before: int
     formats: Mapping[str, int]
+    has_tokenizer: bool
 
 
 def stays_wide(name: str, shape: tuple[int, ...], keep: re.Pattern[str] | None, *, tables: bool) -> bool:
@@ -117,7 +119,8 @@ def convert(
     else:
         size = write_safetensors(items, metadata, place, tell)
     counted = Counter(item.target.name if item.target else str(item.dtype).removeprefix("torch.") for item in items)
-    return Converted(place, size, sum(files.values()), dict(counted))
+    beside = any(map(has_tokenizer, _homes(known, place.parent)))
+    return Converted(place, size, sum(files.values()), dict(counted), beside)
 
 
 def _relative(known: Facts) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from g2tr_core.checkpoints.formats.registry import read_weights
 from g2tr_core.checkpoints.packed import PackedTensor
 from g2tr_core.checkpoints.stored import CPU, stored_tensors
 from g2tr_core.checkpoints.targets import TARGETS
+from g2tr_core.cli import main
 from g2tr_core.cli.options import FORMATS
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE
 from g2tr_core.errors import CheckpointError, SettingsError
@@ -114,6 +115,15 @@ def test_internvlu_in_one_file(tmp_path: Path, target: str) -> None:
     assert model.read(SAMPLE.picture) is not None and umm.model_of(path) == "InternVL-U"
     config = umm.load(INTERNVLU).config
     assert model.config == config, "every configuration file is in the header"
+
+
+def test_says_where_the_tokenizer_has_to_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone, beside = tmp_path / "alone", tmp_path / "beside"
+    alone.mkdir()
+    shutil.copytree(CHECKPOINT, beside)
+    for folder, missing in ((alone, True), (beside, False)):
+        assert main(["convert", "-o", str(folder / "m.safetensors"), "--format", "fp8"]) == 0
+        assert ("put its files beside it" in capsys.readouterr().err) is missing
 
 
 @pytest.mark.parametrize("target", ["bf16", "int8", "gguf-q8_0"])
