@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from ..g2tr_core.umm.registry import ImageTask
 from .facts import aliases
 from .sampling import SamplingOptions, further_inputs
-from .sampling import step_cache as guessing
 from .sockets import CATEGORY, OptionsSocket
+from .step_cache import caching_of
 
 
 class Options(io.ComfyNode):
@@ -36,4 +36,4 @@ class Options(io.ComfyNode):
     @classmethod
     def execute(cls, step_cache: Mapping[str, Any] | None = None, **options: Any) -> io.NodeOutput:
         """Pack. ComfyUI leaves out a choice that it does not know."""
-        return io.NodeOutput(SamplingOptions(**options, step_cache=guessing(step_cache)).checked())
+        return io.NodeOutput(SamplingOptions(**options, step_cache=caching_of(step_cache)).checked())

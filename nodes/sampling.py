@@ -6,7 +6,6 @@ right when another model is loaded into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
@@ -29,14 +28,13 @@ from ..g2tr_core.umm.values import GeneratedImage
 from .facts import tip
 from .host import outputs
 from .host.memory import ManagedModel
-from .sockets import chosen as choice_of
 from .sockets import number_input, report_output, thinking_output, whole_input
+from .step_cache import step_cache_options
 
 LARGEST_SIDE = max(known.sides.largest for known in models())  # pixels; each model refuses what is too much for it
 SIDE_STEP = max(known.sides.step for known in models())
 LARGEST_SCALE = 100.0  # the core's limit, of the time shift too
 OWN = "model's own"
-AS_SPEED, BY_NUMBER, BY_CHANGE = "as speed says", "every so many steps", "by change"
 
 
 def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
@@ -68,52 +66,6 @@ def sampling_inputs(task: ImageTask, *, scales_image: bool = True) -> list[Any]:
             ),
         ),
     ]
-
-
-def step_cache_options() -> list[io.DynamicCombo.Option]:
-    """Which steps are guessed, in numbers."""
-    own = StepCaching()
-
-    def share(name: str, text: str) -> Any:
-        return number_input(name, getattr(own, name), high=1.0, tooltip=text, advanced=True)
-
-    def whole(name: str, low: int, high: int, text: str) -> Any:
-        return whole_input(name, getattr(own, name), low=low, high=high, tooltip=text, advanced=True)
-
-    around = [
-        share("start", "Steps before this share of all steps are never guessed: they decide on the layout."),
-        share("end", "Steps behind this share of all steps are never guessed: they decide on details."),
-    ]
-    guessing = [
-        whole("order", 0, 4, "0 holds the last step's direction, 1 goes on in a straight line, 2 in a parabola."),
-        whole(
-            "refresh",
-            1,
-            1000,
-            "How many evaluations share what barely changes from step to step: the tokens around the latent, which in "
-            "some models need half of the weights. 1 computes them every time.",
-        ),
-    ]
-    every = whole("every", 1, 1000, "The model runs in every second, third, … of the steps between.")
-    change = number_input(
-        "change",
-        0.1,
-        low=0.01,
-        high=10.0,
-        tooltip="The model runs as soon as its direction must have changed by this share. Lower is more exact.",
-        advanced=True,
-    )
-    return [
-        io.DynamicCombo.Option(AS_SPEED, []),
-        io.DynamicCombo.Option(BY_NUMBER, [*around, every, *guessing]),
-        io.DynamicCombo.Option(BY_CHANGE, [*around, change, *guessing]),
-    ]
-
-
-def step_cache(choice: Mapping[str, Any] | None) -> StepCaching | None:
-    """What a choice of `step_cache_options` means; None goes by the speed."""
-    numbers = dict(choice_of("step_cache", choice, step_cache_options()))
-    return None if numbers.pop("step_cache") == AS_SPEED else StepCaching(**numbers)
 
 
 def side_inputs(own: str) -> list[Any]:

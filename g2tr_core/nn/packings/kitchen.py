@@ -38,7 +38,7 @@ class _Shuffled(Packing):
 
     def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
         """See `Packing`."""
-        raise NotImplementedError
+        raise AssertionError("ask `can_pack` first")
 
     def can_take(self, told: Told, shape: Shape) -> bool:
         """See `Packing`."""
@@ -46,7 +46,7 @@ class _Shuffled(Packing):
 
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""
-        raise NotImplementedError
+        raise AssertionError("ask `can_take` first")
 
 
 class NVFP4(_Shuffled):
