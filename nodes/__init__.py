@@ -9,6 +9,7 @@ from .edit import Edit
 from .guider import Guider
 from .imagine import Imagine
 from .load import LoadModel
+from .lora import LoadLoRA
 from .noise import Noise
 from .options import Options
 from .read import Read
@@ -20,5 +21,5 @@ from .token_map import TokenMap
 
 NODES = [
     *(LoadModel, SampleScene, ReductionNode, Read, Ask, Edit, Imagine, Options, TokenMap, ReportNode, Compare),
-    *(ToCore, Conditioning, Guider, Noise),  # for ComfyUI's own samplers
+    *(ToCore, LoadLoRA, Conditioning, Guider, Noise),  # for ComfyUI's own samplers
 ]

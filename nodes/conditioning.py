@@ -11,8 +11,8 @@ from .facts import aliases
 from .host import outputs
 from .host.memory import ManagedModel, ManagedReading
 from .native.prompts import ROLES, Prompt
-from .sampling import side_inputs
-from .sockets import CATEGORY, ReadingSocket, blank, model_input
+from .sampling import SamplingOptions, further_inputs, settings, side_inputs
+from .sockets import CATEGORY, ReadingSocket, blank, model_input, thinking_output
 
 
 class Conditioning(io.ComfyNode):
@@ -44,6 +44,7 @@ class Conditioning(io.ComfyNode):
                 ),
                 *side_inputs("that of the last picture; without pictures the model's own, {side} as released"),
                 model_input("The model, from Load Unified Model; needed without a reading.", optional=True),
+                *(entry for entry in further_inputs("edit") if entry.id in ("think", "max_think_tokens")),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="Pictures and text."),
@@ -56,6 +57,7 @@ class Conditioning(io.ComfyNode):
                     tooltip="What image guidance compares with, as the model's authors chose it.",
                 ),
                 io.Latent.Output("latent", tooltip="An empty latent of the size of the result."),
+                thinking_output(),
             ],
         )
 
@@ -72,8 +74,10 @@ class Conditioning(io.ComfyNode):
         width: int = 0,
         height: int = 0,
         model: ManagedModel | None = None,
+        think: bool = False,
+        max_think_tokens: int = 0,
     ) -> io.NodeOutput:
-        """Prefill, and hand over."""
+        """Prefill, think if asked to, and hand over."""
         checks.prompt("text", text)
         if reading is None and model is None:
             raise SettingsError(
@@ -85,8 +89,10 @@ class Conditioning(io.ComfyNode):
         assert owner is not None
         own_width, own_height = owner.model.default_size if reading is None else reading.size
         size = (width or own_width, height or own_height)
-        prompt = Prompt(owner, reading, text)
+        options = SamplingOptions(think=think, max_think_tokens=max_think_tokens)
+        _, thinking = settings(owner.model, "edit", options, seed=0)
+        prompt = Prompt(owner, reading, text, thinking)
         owner.prepare(prompt, size)
         rows, columns = owner.model.latent_grid(size)
         empty = outputs.empty_latent((rows, columns), owner.model.latent_space)
-        return io.NodeOutput(*(prompt.conditioning(role) for role in ROLES), empty)
+        return io.NodeOutput(*(prompt.conditioning(role) for role in ROLES), empty, prompt.thinking)

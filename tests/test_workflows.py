@@ -116,7 +116,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = folder_paths.models_dir, dict(folder_paths.folder_names_and_paths)
     folder_paths.models_dir = str(tmp_path_factory.mktemp("models"))
     folder_paths.folder_names_and_paths.clear()
-    for key in ("diffusion_models", "checkpoints", "vae"):
+    for key in ("diffusion_models", "checkpoints", "vae", "loras"):
         folder_paths.add_model_folder_path(key, f"{folder_paths.models_dir}/{key}")
     asyncio.run(extension.on_load())
     yield

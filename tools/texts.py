@@ -54,7 +54,7 @@ def texts() -> dict[Path, str]:
     """What every generated file should hold."""
     pack()
     folder_paths: Any = sys.modules["folder_paths"]
-    for key in ("unified_models", "diffusion_models", "checkpoints", "vae"):
+    for key in ("unified_models", "diffusion_models", "checkpoints", "vae", "loras"):
         folder_paths.add_model_folder_path(key, "nowhere")  # the loader then lists the embedded demos alone
     made = {}
     for language, words in ((ENGLISH, english()), (CHINESE, chinese())):

@@ -79,20 +79,28 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """What a model wrote to itself before a picture, as people read it and as token ids."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Conditioned(Generic[C]):
     """What a denoiser works beside.
 
     Args:
         branches: the contexts that guidance compares.
         blocks: of the full context, for the report.
-        thinking: what the model wrote to itself first.
+        thought: what the model wrote to itself first.
         notes: for the report.
         choice: where the prompt chose among visual tokens; None where the reading's own count holds.
     """
 
     branches: Branches[C]
     blocks: Sequence[PrefilledBlock]
-    thinking: str = ""
+    thought: Thought = Thought()
     notes: Sequence[str] = ()
     choice: Choice | None = None
 
@@ -469,11 +477,18 @@ class UnifiedModel(ABC, Generic[R, C, V]):
 
     @abstractmethod
     def condition(
-        self, reading: R, task: ImageTask, text: str, sampling: Sampling, think: Decoding | None, grid: Grid, run: Run
+        self,
+        reading: R,
+        task: ImageTask,
+        text: str,
+        sampling: Sampling,
+        think: Decoding | Thought | None,
+        grid: Grid,
+        run: Run,
     ) -> Conditioned[C]:
         """Prefill an instruction or prompt, think if asked to, and set up what guidance compares.
 
-        `grid` is (h, w) of the latent that will be made.
+        `think` says how to think, or what was thought already; `grid` is (h, w) of the latent that will be made.
         """
 
     @abstractmethod
@@ -574,7 +589,7 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         made_at = decoded[0].shape[2], decoded[0].shape[1]
         report.notes += [*conditioned.notes, *dict.fromkeys(notes), *_size_notes(size, made_at, reading.size)]
         return [
-            GeneratedImage(self.pixels(picture, size), latent, conditioned.thinking, report, choice.kept)
+            GeneratedImage(self.pixels(picture, size), latent, conditioned.thought.text, report, choice.kept)
             for picture, latent in zip(decoded, latents, strict=True)
         ]
 

@@ -115,6 +115,24 @@ def tokenizer_path(name: str) -> Path | None:
     return path
 
 
+def loras() -> dict[str, Path]:
+    """The safetensors files of ComfyUI's folder of LoRAs by name."""
+    return _files("loras")
+
+
+def lora_path(name: str) -> Path:
+    """Where a LoRA of `loras` is.
+
+    Raises:
+        CheckpointError: there is none of this name.
+    """
+    path = loras().get(PurePath(name).as_posix())
+    if path is None:
+        fix = f"Put a .safetensors file into {folder_paths.get_folder_paths('loras')[0]} and press R to refresh"
+        raise CheckpointError(f"there is no LoRA '{name}'", where="lora_name", fix=fix)
+    return path
+
+
 def stamp(*paths: Path | None) -> Stamp:
     """What changes when one of these files, or a file anywhere in one of these folders, does."""
     given = [path for path in paths if path is not None]

@@ -152,9 +152,9 @@ class ManagedModel:
         """Make the contexts of a `native.Prompt` once, so that a reading holds all that they start from."""
         reading, sampling = prompt.reading, self.model.default_sampling(prompt.task)
         if reading is None:
-            needed = self.model.memory_estimate.imagining(size, sampling, None)
+            needed = self.model.memory_estimate.imagining(size, sampling, prompt.think)
         else:
-            needed = self.model.memory_estimate.editing(self.own(reading), size, sampling, None)
+            needed = self.model.memory_estimate.editing(self.own(reading), size, sampling, prompt.think)
         with self._ready(needed, reading):
             prompt.contexts(self.model.latent_grid(size))
             prompt.forget()

@@ -202,6 +202,19 @@ def refuse_what_would_be_ignored(options: dict[str, Any]) -> None:
             )
 
 
+def native_model(patcher: Any) -> NativeModel:
+    """What a MODEL holds.
+
+    Raises:
+        SettingsError: it is none of this pack's.
+    """
+    native = patcher.model
+    if not isinstance(native, NativeModel):
+        fix = "Connect MODEL of Unified Model to MODEL and VAE (G²TR)"
+        raise SettingsError("this is no unified model", where="model", fix=fix)
+    return native
+
+
 def branch_of(conditioning: Sequence[Any], name: str) -> PromptBranch:
     """What the first entry of a conditioning holds.
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import torch
 
+from ...g2tr_core.generation.settings import Decoding
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.run import Run
+from ...g2tr_core.umm.contract import Thought
 from ...g2tr_core.umm.reading import EncodedInputs, Reading
 from ...g2tr_core.umm.registry import ImageTask
 from ...g2tr_core.umm.values import Grid
@@ -30,11 +32,13 @@ class Prompt:
         owner: the model.
         reading: what was read; None for a picture from a text alone.
         text: an instruction, or a prompt.
+        think: how the model plans first, or the plan once it is made: runs, and a LoRA's too, share it; None without.
     """
 
     owner: ManagedModel
     reading: ManagedReading | None
     text: str
+    think: Decoding | Thought | None = None
     _made: dict[Grid, dict[Role, Any]] = field(default_factory=dict)
 
     @property
@@ -50,10 +54,18 @@ class Prompt:
             sampling = replace(sampling, guidance=replace(sampling.guidance, text_scale=2.0, image_scale=2.0))
             model.check_text("instruction" if self.task == "edit" else "prompt", self.text)
             run = Run(model.device, self.owner.progress())
-            branches = model.condition(self._read(), self.task, self.text, sampling, None, grid, run).branches
+            conditioned = model.condition(self._read(), self.task, self.text, sampling, self.think, grid, run)
+            branches = conditioned.branches
+            if self.think is not None:
+                self.think = conditioned.thought
             places = (0, branches.no_text, branches.no_text if branches.bare is None else branches.bare)
             self._made[grid] = {role: branches.contexts[place] for role, place in zip(ROLES, places, strict=True)}
         return self._made[grid]
+
+    @property
+    def thinking(self) -> str:
+        """The plan; empty before it is made, and without one."""
+        return self.think.text if isinstance(self.think, Thought) else ""
 
     def _read(self) -> Reading:
         if self.reading is not None:

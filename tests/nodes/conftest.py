@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from g2tr_core.embedded import INTERNVLU, PHOTO
 from g2tr_core.images import open_image, to_tensor
@@ -43,10 +44,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import folder_paths
 
     folder_paths.models_dir = str(root)
-    for key in ("diffusion_models", "checkpoints", "vae"):
+    for key in ("diffusion_models", "checkpoints", "vae", "loras"):
         (root / key).mkdir()
         folder_paths.add_model_folder_path(key, str(root / key))
         folder_paths.folder_names_and_paths[key][1].update({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+    save_file({"unet.lora_A.weight": torch.ones(2, 2)}, root / "loras" / "another.safetensors")
     asyncio.run(extension.on_load())
     return root
 

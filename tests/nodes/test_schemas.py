@@ -46,7 +46,11 @@ STABLE = {  # saved workflows hold these: add, never rename
         "sheet table",
     ),
     "G2TRToCore": ("model", "MODEL VAE"),
-    "G2TRConditioning": ("reading text width height model", "positive without_text bare latent"),
+    "G2TRLoadLoRA": ("model lora_name strength", "MODEL"),
+    "G2TRConditioning": (
+        "reading text width height model think max_think_tokens",
+        "positive without_text bare latent thinking",
+    ),
     "G2TRGuider": ("model positive without_text bare text_scale image_scale options", "guider"),
     "G2TRNoise": ("model task seed steps denoise", "noise sigmas"),
 }

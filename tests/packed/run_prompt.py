@@ -26,7 +26,7 @@ def main(folder: Path, stubs: str, prompt: dict[str, Any]) -> None:
     import folder_paths
 
     folder_paths.models_dir = tempfile.mkdtemp()
-    for key in ("diffusion_models", "checkpoints", "vae"):
+    for key in ("diffusion_models", "checkpoints", "vae", "loras"):
         folder_paths.add_model_folder_path(key, f"{folder_paths.models_dir}/{key}")
     spec = importlib.util.spec_from_file_location(
         NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]

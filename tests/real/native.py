@@ -16,6 +16,7 @@ class Graph:
         scene: the picture to edit; None for a picture from a text.
         text: an instruction or a prompt.
         picture: a file in the server's input folder, instead of the scene.
+        think: plan first, in six tokens.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Graph:
         scene: str | None = "scene-1",
         text: str = "Make it navy.",
         picture: str | None = None,
+        think: bool = False,
     ) -> None:
         self.prompt: Prompt = {}
         self.loaded = self.add("G2TRLoadModel", checkpoint=checkpoint, weights="auto", vae="beside the model")
@@ -33,9 +35,10 @@ class Graph:
         if scene is not None:
             shown = ("G2TRSampleScene", {"scene": scene}) if picture is None else ("LoadImage", {"image": picture})
             self.picture = self.of(self.add(shown[0], **shown[1]))
-            read = {"model": self.of(self.loaded), "images.image1": self.picture, "purpose": "edit", "think": False}
+            read = {"model": self.of(self.loaded), "images.image1": self.picture, "purpose": "edit", "think": think}
             self.reading = self.of(self.add("G2TRRead", **read))
         given = {"reading": self.reading} if self.reading else {"model": self.of(self.loaded)}
+        given |= {"think": think, "max_think_tokens": 6}
         said = self.add("G2TRConditioning", text=text, width=0, height=0, **given)
         self.positive, self.without_text, self.bare, self.latent = (self.of(said, place) for place in range(4))
 

@@ -13,7 +13,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageOps
+from safetensors.torch import save_file
 
 from g2tr_core.embedded import DEMOS, PHOTO, SCENES
 from g2tr_core.figures.text import paragraph
@@ -140,6 +142,9 @@ def main(wanted: list[str]) -> None:
         server = ComfyServer(tree, python_of(tree), Path(folder) / "base", port=8203)
         try:
             server.wait_until_ready()
+            loras = server.base / "models" / "loras"
+            loras.mkdir(exist_ok=True)
+            save_file({"unet.lora_A.weight": torch.ones(2, 2)}, loras / "my-style.safetensors")  # a name to show
             for kind in wanted or kinds:
                 kinds[kind](server)
         finally:

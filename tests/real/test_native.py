@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from g2tr_core.lab.quality.edits import MEASURES, EditRun
 from g2tr_core.lab.quality.results import ResultStore
 from g2tr_core.lab.quality.world_cases import world_edits
 from g2tr_core.umm import load
+from tests.pack import REPOSITORY
 from tests.real.comfy_server import ComfyServer
 from tests.real.native import Graph
 from tests.real.prompts import BAGEL, INTERNVLU
@@ -79,6 +81,20 @@ def test_internvlu_samples_as_its_own_node_does_with_the_same_solver(server: Com
     run(server, graph)
     sampled, edited = value(server, "sampled"), value(server, "edited")
     assert sampled.shape == edited.shape and (sampled - edited).abs().mean() < 0.1 * edited.std()
+
+
+def test_a_plan_before_an_edit_is_that_of_the_edit_node(server: ComfyServer) -> None:
+    graph = Graph(think=True)
+    graph.kept(graph.sampled(), "sampled")
+    template = json.loads((REPOSITORY / "workflows" / "api" / "Thinking edit.json").read_text())
+    (options,) = (node["inputs"] for node in template.values() if node["class_type"] == "G2TRSamplingOptions")
+    chosen = graph.of(graph.add("G2TRSamplingOptions", **options | {"think": True, "max_think_tokens": 6}))
+    numbers = {"text_scale": 0.0, "image_scale": 0.0, "seed": 3, "steps": 4, "speed": "exact"}
+    numbers |= {"output_size": "as the model", "options": chosen}
+    edit = graph.add("G2TREdit", reading=graph.reading, instruction="Make it navy.", **numbers)
+    graph.kept(graph.of(edit, 1), "edited")
+    run(server, graph)
+    torch.testing.assert_close(value(server, "sampled"), value(server, "edited"), atol=1e-4, rtol=1e-4)
 
 
 def test_a_text_alone(server: ComfyServer) -> None:
@@ -183,12 +199,19 @@ def test_step_caches_skip_steps_and_the_edit_stays(server: ComfyServer, kind: st
 LAYER = "language_model.model.layers.0.self_attn.q_proj"  # one of BAGEL's matrices
 NAMES = {
     "kohya": ("lora_unet_" + LAYER.replace(".", "_"), "lora_up.weight", "lora_down.weight"),
-    "diffusers": ("diffusion_model." + LAYER, "lora_B.weight", "lora_A.weight"),
+    "core": ("diffusion_model." + LAYER, "lora_B.weight", "lora_A.weight"),
+    "diffusers": ("transformer." + LAYER, "lora_B.weight", "lora_A.weight"),
+    "peft": ("base_model.model." + LAYER, "lora_B.default.weight", "lora_A.default.weight"),
 }
+LOADERS = [
+    ("LoraLoaderModelOnly", "kohya"),
+    ("LoraLoaderModelOnly", "core"),
+    *(("G2TRLoadLoRA", each) for each in NAMES),
+]
 
 
-@pytest.mark.parametrize("naming", NAMES)
-def test_loras(server: ComfyServer, naming: str) -> None:
+@pytest.mark.parametrize(("loader", "naming"), LOADERS)
+def test_loras(server: ComfyServer, loader: str, naming: str) -> None:
     """Patches the sampler's model, not that of the pack's other nodes, and leaves nothing behind."""
     out, rank = 64, 4
     prefix, up, down = NAMES[naming]
@@ -203,8 +226,9 @@ def test_loras(server: ComfyServer, naming: str) -> None:
     plain.kept(plain.sampled(), "before")
     run(server, plain)
     for strength in (0.0, 0.5):
-        chosen = {"lora_name": f"{naming}.safetensors", "strength_model": strength}
-        loaded, graph.model = graph.model, graph.of(graph.add("LoraLoaderModelOnly", model=graph.model, **chosen))
+        field = "strength" if loader == "G2TRLoadLoRA" else "strength_model"
+        chosen = {"lora_name": f"{naming}.safetensors", field: strength}
+        loaded, graph.model = graph.model, graph.of(graph.add(loader, model=graph.model, **chosen))
         graph.kept(graph.sampled(), f"{strength}")
         graph.model = loaded
     run(server, graph)
@@ -290,7 +314,8 @@ def test_wrong_wiring_says_what_to_connect(server: ComfyServer, what: str) -> No
 
 def positive_of_another_model(graph: Graph) -> list[Any]:
     other = graph.add("G2TRLoadModel", checkpoint=INTERNVLU, weights="auto", vae="beside the model")
-    said = graph.add("G2TRConditioning", text="A cup.", width=0, height=0, model=graph.of(other))
+    plain = {"width": 0, "height": 0, "think": False, "max_think_tokens": 0}
+    said = graph.add("G2TRConditioning", text="A cup.", model=graph.of(other), **plain)
     return graph.of(said)
 
 

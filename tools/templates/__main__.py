@@ -31,7 +31,7 @@ def files() -> dict[Path, str]:
     """What every template and every twin should hold."""
     pack()
     folder_paths: Any = sys.modules["folder_paths"]
-    for key in ("unified_models", "diffusion_models", "checkpoints", "vae"):
+    for key in ("unified_models", "diffusion_models", "checkpoints", "vae", "loras"):
         folder_paths.add_model_folder_path(key, "nowhere")  # the loader's default is then the embedded demo
     made = {}
     for template in templates():

@@ -18,7 +18,7 @@ from ...nn.patches import patchify, unpatchify
 from ...reduction import Reduced, Reduction, pool_latent
 from ...report import Change, PrefilledBlock, StepCost
 from ...run import Run
-from ..contract import Choice, Conditioned, UnifiedModel, Written
+from ..contract import Choice, Conditioned, Thought, UnifiedModel, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size, SizeRange
@@ -128,21 +128,23 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         task: ImageTask,
         text: str,
         sampling: Sampling,
-        think: Decoding | None,
+        think: Decoding | Thought | None,
         grid: Grid,
         run: Run,
     ) -> Conditioned[KVPrefix]:
         """Prefill the instruction, and think if asked to."""
         conversation, choice = self._said(reading, "edit", think is not None, text, run)
-        thinking = ""
-        if think is not None:
+        thought = think if isinstance(think, Thought) else Thought()
+        if isinstance(think, Decoding):
             with run.stage("decode"):
-                thinking = self._decoded(conversation, think, "think", run)
+                written = self._decoded(conversation, think, "think", run)
+            thought = Thought(written, tuple(self._ids(written, special_tokens=True).tolist()))
+        if think is not None:
             with run.stage("prefill"):
-                thought = Text(self._ids(thinking, special_tokens=True), is_thinking=True)
-                conversation = conversation.add([thought], tell=run.tell_prefill)
+                said = Text(torch.tensor(thought.ids, dtype=torch.long, device=self.device), is_thinking=True)
+                conversation = conversation.add([said], tell=run.tell_prefill)
         branches = conversation.branches(image_guidance=sampling.guidance.image_scale > 1)
-        return Conditioned(branches, conversation.blocks, thinking, choice=choice)
+        return Conditioned(branches, conversation.blocks, thought, choice=choice)
 
     def denoiser(self, grid: Grid) -> BagelDenoiser:
         """The velocity of latents of (h, w)."""

@@ -16,7 +16,7 @@ from ...nn.decoder import TextWriter
 from ...reduction import Reduced, Reduction
 from ...report import Change, DecoderCost, PrefilledBlock, StepCost
 from ...run import Run
-from ..contract import Conditioned, UnifiedModel, Written
+from ..contract import Conditioned, Thought, UnifiedModel, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size
@@ -136,7 +136,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         task: ImageTask,
         text: str,
         sampling: Sampling,
-        think: Decoding | None,
+        think: Decoding | Thought | None,
         grid: Grid,
         run: Run,
     ) -> Conditioned[DiTConditioning]:
@@ -145,20 +145,22 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         ids = self._ids(prefiller, reading, task, text)
         latents = self._latents(reading, run)
         unguided = prefiller.unguided(reading, task, latents)
-        thought: list[int] = []
+        thought = think if isinstance(think, Thought) else Thought()
         if think is None:
             prompt = prefiller.prompt(reading, task, (*ids, self.words.start))
         else:
             prompt = prefiller.prompt(reading, task, ids)
-            thought = prefiller.decoded(prompt, think, "think")
-            prompt = prefiller.extended(prompt, (*thought, self.words.start), reading)
+            if isinstance(think, Decoding):
+                written = prefiller.decoded(prompt, think, "think")
+                thought = Thought(self.words.text(written), tuple(written))
+            prompt = prefiller.extended(prompt, (*thought.ids, self.words.start), reading)
         full = PromptStates.of(prompt, self.words, reading.kept, latents, reading.log_weight)
         dit = self.network.generation_decoder.decoder
         contexts = [states.embedded(dit, self.config, grid) for states in (full, *unguided)]
         return Conditioned(
             Branches.of(contexts[0], contexts[1], contexts[-1]),
             self._blocks(reading, prompt),
-            self.words.text(thought),
+            thought,
             _notes(sampling, len(full.states), self._visual_tokens(reading, prompt)),
             None if prompt.chosen is None else prompt.chosen.choice,
         )
