@@ -41,7 +41,7 @@ def test_euler_makes_the_picture_of_the_edit_node(server: ComfyServer) -> None:
     run = server.run(graph.prompt)
     assert run.status == "success", run.error
     sampled, edited = value(server, "sampled"), value(server, "edited")
-    torch.testing.assert_close(sampled, edited, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sampled, edited, atol=1e-5, rtol=1e-5)
 
 
 def run(server: ComfyServer, graph: Graph) -> None:
@@ -94,7 +94,7 @@ def test_a_plan_before_an_edit_is_that_of_the_edit_node(server: ComfyServer) -> 
     edit = graph.add("G2TREdit", reading=graph.reading, instruction="Make it navy.", **numbers)
     graph.kept(graph.of(edit, 1), "edited")
     run(server, graph)
-    torch.testing.assert_close(value(server, "sampled"), value(server, "edited"), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(value(server, "sampled"), value(server, "edited"), atol=1e-5, rtol=1e-5)
 
 
 def test_a_text_alone(server: ComfyServer) -> None:
