@@ -6,14 +6,19 @@ opened: to open one can wait for ever, or set something off.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import G2TRError, SettingsError
+
+logger = logging.getLogger(__name__)
 
 NO_REGULAR_FILE = "this is no regular file but a pipe, a device or a socket"
 
@@ -140,14 +145,14 @@ def write_whole(path: Path, parts: Iterable[bytes], kind: type[G2TRError], mark:
     Raises:
         G2TRError: of that kind; it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}{mark}.tmp")
+    unfinished = temporary(path, mark)
     try:
-        with temporary.open("wb") as file:
+        with unfinished.open("wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        unfinished.replace(path)
         if hasattr(os, "O_DIRECTORY"):  # the name, too; not on Windows, which does so by itself
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -159,7 +164,56 @@ def write_whole(path: Path, parts: Iterable[bytes], kind: type[G2TRError], mark:
         raise kind(what, where=str(path), fix="Check the permissions and the free space") from error
     finally:
         with suppress(OSError):  # renamed away, or never created
-            temporary.unlink()
+            unfinished.unlink()
+
+
+def temporary(path: Path, mark: str = "") -> Path:
+    """What a file is called while `write_whole` writes it."""
+    return path.with_name(f".{path.name}{mark}.tmp")
+
+
+def hold(path: Path, kind: type[G2TRError], *, shared: bool = False) -> BinaryIO | None:
+    """Hold a file until it is closed or the process ends, however it ends. It stays where it is, and empty.
+
+    Args:
+        path: the file; made if it is not there.
+        kind: the error to raise.
+        shared: others may hold it too, as long as nobody wants it alone. On Windows it is not held then.
+
+    Returns:
+        The open file; None where another process holds it.
+
+    Raises:
+        G2TRError: of that kind; it cannot be made.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        what = f"this cannot be written ({error.strerror})"
+        raise kind(what, where=str(path), fix="Check the permissions and the free space") from error
+    if share(file, shared):
+        return file
+    file.close()
+    return None
+
+
+def share(file: BinaryIO, shared: bool = True) -> bool:
+    """Hold an open file from now on with others, or alone; whether that was possible."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            if not shared:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        logger.warning("%s: this disk has no locks (%s), see to it that no two runs meet", file.name, error.strerror)
+    return True
 
 
 def real(path: Path) -> Path:

@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import SettingsError
 from ..files import is_folder, path_of
 from ..jobs import lists
 from ..jobs.bulk import Bulk, Tally, fingerprint
+from ..jobs.fleet import Cluster, Fleet
 from ..jobs.lists import Entry
 from ..jobs.records import Job
 from ..jobs.store import Store
@@ -28,16 +30,23 @@ EVERY = 30.0  # seconds between lines of progress, where no bar is seen
 
 def run(args: Namespace, console: Console) -> int:
     """Do the jobs; 1 where some failed."""
+    cluster = _cluster(args)
     entries, folder = _listed(args)
     part = args.shard or (1, 1)
     entries = lists.shard(entries, *part)
-    store = Store(folder, picture=f".{getattr(args, 'format', 'png')}", overwrite=args.overwrite, part=part)
+    keep = partial(Store, folder=folder, picture=f".{args.format}", overwrite=args.overwrite, part=part)
+    store = keep()
     places = [path_of(args.model or CHECKPOINT, "model"), *(Path(each) for each in (args.vae, args.tokenizer) if each)]
     loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens))
     label = "embedded" if args.model is None else places[0].name
     with _meter(args, console) as meter:
-        bulk = Bulk(lambda: load_model(args, console, defer_vae=args.task == "ask"), loaded, label, store, meter)
-        tally = bulk.run(entries)
+        if cluster is None:
+            load = partial(load_model, args, console, defer_vae=args.task == "ask")
+            tally = Bulk(load, loaded, label, store, meter).run(entries)
+        else:
+            load = partial(load_model, _absolute(args), console, defer_vae=args.task == "ask")
+            keep = partial(keep, folder=folder.absolute(), shared=True)
+            tally = Fleet(load, loaded, label, keep, cluster, meter).run(entries)
     text = f"{tally.done} done, {tally.found} were there already, {tally.failed} failed: {folder}"
     fields: dict[str, Any] = {"done": tally.done, "found": tally.found, "failed": tally.failed, "output": str(folder)}
     if tally.failed:
@@ -45,6 +54,24 @@ def run(args: Namespace, console: Console) -> int:
         fields["failures"] = str(store.failures)
     console.result(text, {**fields, "results": str(store.results)})
     return 1 if tally.failed else 0
+
+
+def _cluster(args: Namespace) -> Cluster | None:
+    """Where to work, if not in this process."""
+    if args.ray is None:
+        if args.workers is not None:
+            raise SettingsError("workers are Ray's", where="--workers", fix="Add --ray, or start several shards")
+        return None
+    if args.device not in ("auto", "cpu", "cuda"):
+        fix = "Leave it out, or choose cpu or cuda"
+        raise SettingsError("Ray gives each worker a GPU of its own", where="--device", fix=fix)
+    return Cluster(args.ray, args.workers, cpu=args.device == "cpu")
+
+
+def _absolute(args: Namespace) -> Namespace:
+    """The options for a process that runs in another folder."""
+    paths = {name: path for name in ("model", "vae", "tokenizer") if (path := getattr(args, name)) is not None}
+    return Namespace(**{**vars(args), **{name: str(path_of(path, name).absolute()) for name, path in paths.items()}})
 
 
 def _listed(args: Namespace) -> tuple[list[Entry], Path]:

@@ -96,6 +96,14 @@ def _many(parser: ArgumentParser, prompt: str | None = None, beside: str = "") -
     parser.add_argument("-o", "--output", metavar="FOLDER", help=f"where results go{beside}")
     parser.add_argument("--jobs", metavar="FILE", help="a list of jobs instead of a folder: .jsonl, .csv, .parquet")
     parser.add_argument("--shard", type=_part, metavar="I/N", help="do the I-th of N parts, for as many machines")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="work on a cluster of Ray, a model a GPU; `local` for this machine alone (what Ray finds)",
+    )
+    parser.add_argument("--workers", type=_count, metavar="N", help="models at once, with --ray (one a GPU, or 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace other files where results go")
     parser.add_argument(
         "--format", choices=("png", "jpg", "webp"), default="png", help="of pictures that are made (png)"
@@ -384,6 +392,13 @@ def whole(text: str) -> int:
         number = 2**64
     if abs(number) >= 2**64:
         raise ArgumentTypeError(f"{_short(text)} is not a whole number of at most 64 bits")
+    return number
+
+
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    if (number := whole(text)) < 1:
+        raise ArgumentTypeError(f"{_short(text)} is too few")
     return number
 
 

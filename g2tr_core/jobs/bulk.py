@@ -1,4 +1,4 @@
-"""Many jobs on one model: pictures are read once for all that is asked of them, the next ones are opened meanwhile."""
+"""A run over many jobs: counted and listed, whoever does them; here on one model, which finds pictures opened."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import __version__
-from ..errors import CheckpointError, G2TRError, SettingsError
+from ..errors import CheckpointError, SettingsError
 from ..files import is_regular, open_regular
-from ..images import encoded
 from ..umm.contract import UnifiedModel
-from ..umm.reading import Reading
 from .lists import Entry
-from .records import Job, Result, digest, hash_of
-from .store import Store, StoreError, as_file
-from .work import Prepared, check, prepare, read, run
+from .records import digest
+from .store import Store
+from .work import check
+from .worker import Outcome, Worker
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -38,16 +36,6 @@ class Tally:
     failed: int = 0
 
 
-@dataclass
-class Waiting:
-    """A job before its turn: prepared, or finished before (neither of them is set), or with an error."""
-
-    entry: Entry
-    key: str = ""
-    prepared: Prepared | None = None
-    error: G2TRError | None = None
-
-
 class Bulk:
     """A run over many jobs. What is finished is left alone; what fails is a line in the store's failures.
 
@@ -62,8 +50,7 @@ class Bulk:
     def __init__(
         self, load: Callable[[], UnifiedModel], model: str, label: str, store: Store, tell: Callable[[Tally], None]
     ) -> None:
-        self._load, self._fingerprint, self._label, self._store, self._tell = load, model, label, store, tell
-        self._model: UnifiedModel | None = None
+        self._worker, self._store, self._tell = Worker(load, model, label, store), store, tell
 
     def run(self, entries: Sequence[Entry]) -> Tally:
         """Do what is not done yet, and write the list of results, in the order of the jobs.
@@ -73,105 +60,47 @@ class Bulk:
             CheckpointError: the model cannot be loaded.
             StoreError: a result cannot be written. What is done stays done.
         """
-        for entry in entries:
-            _check(entry)
-        self._store.begin()
-        tally = Tally(len(entries))
-        keys: dict[int, str] = {}  # of entries, by their identity
-        try:
-            for group in ahead(self._open, grouped(entries)):
-                reading: Reading | None = None
-                for waiting in group:
-                    reading = self._do(waiting, reading, tally)
-                    keys[id(waiting.entry)] = "" if waiting.error else waiting.key
-                    self._tell(tally)
-            self._store.close(self._lines(entries, keys))
-        finally:
-            self._store.release()
-        return tally
+        return followed(entries, self._outcomes, self._store, self._tell)
 
-    def _open(self, entries: Sequence[Entry]) -> list[Waiting]:
-        """What jobs that share a reading need before there is a model; in a thread of its own."""
-        hashes: dict[Path, str] = {}
-        shared: Prepared | None = None
+    def _outcomes(self, entries: Sequence[Entry]) -> Iterator[Outcome]:
+        for group in ahead(self._worker.open, grouped(entries)):
+            yield from self._worker.do(group)
 
-        def hashed(path: Path) -> str:
-            if path not in hashes:
-                hashes[path] = hash_of(path)
-            return hashes[path]
 
-        group = [Waiting(entry) for entry in entries]
-        for waiting in group:
-            job = waiting.entry.job
-            try:
-                waiting.key = job.id_with(hashed, self._fingerprint)
-                if not self._store.finished(waiting.key, self._place(waiting)):
-                    shared = shared or prepare(job)  # the pictures are opened once for all
-                    waiting.prepared = replace(shared, job=job)
-            except StoreError:
-                raise
-            except G2TRError as error:
-                waiting.error = error
-        return group
+def followed(
+    entries: Sequence[Entry],
+    work: Callable[[Sequence[Entry]], Iterable[Outcome]],
+    store: Store,
+    tell: Callable[[Tally], None],
+) -> Tally:
+    """Have jobs done, whoever does them; count them, and write the lists of results and failures.
 
-    def _do(self, waiting: Waiting, reading: Reading | None, tally: Tally) -> Reading | None:
-        """Do a job; the reading, for the next one."""
-        job, prepared, place = waiting.entry.job, waiting.prepared, self._place(waiting)
-        if waiting.error is not None:
-            return self._failed(waiting, waiting.error, reading, tally)
-        # The same picture under another name may have been done since this one was opened.
-        if prepared is None or self._store.finished(waiting.key, place):
-            tally.found += 1
-            return reading
-        if self._model is None:
-            self._model = self._load()
-        try:
-            if reading is None and job.images:
-                reading = read(self._model, prepared, "answer" if job.task == "ask" else "edit")
-            result = run(self._model, prepared, reading=reading)
-            said = self._record(waiting, result, reading)
-            if result.images:
-                content = encoded(result.images[0], place.suffix, json.dumps(said, sort_keys=True))
-            else:
-                content = as_file(result.text)
-        except G2TRError as error:
-            return self._failed(waiting, error, reading, tally)
-        self._store.keep(waiting.key, place, content, said)
-        tally.done += 1
-        return reading
+    Args:
+        entries: the jobs.
+        work: does them, in any order; an outcome names the very entry that it was given.
+        store: where results go.
+        tell: called after every job.
 
-    def _failed(self, waiting: Waiting, error: G2TRError, reading: Reading | None, tally: Tally) -> Reading | None:
-        waiting.error = error
-        self._store.fail({**_named(waiting.entry), "error": str(error)})
-        tally.failed += 1
-        return reading
-
-    def _place(self, waiting: Waiting) -> Path:
-        return self._store.place(waiting.entry.job.task, waiting.entry.name or waiting.key)
-
-    def _record(self, waiting: Waiting, result: Result, reading: Reading | None) -> dict[str, Any]:
-        """What is the same whenever and under whatever name the job is done."""
-        job = waiting.entry.job
-        said: dict[str, Any] = {"id": waiting.key, **_said(job), "model": self._label, "g2tr": __version__}
-        if not result.images:
-            said["text"] = result.text
-        if result.thinking:
-            said["thinking"] = result.thinking
-        if reading is not None:
-            counted = result.report.visual_tokens
-            said["visual_tokens"] = [counted.before, counted.after]
-        return said
-
-    def _lines(self, entries: Iterable[Entry], keys: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-        """A line for each result; jobs that are the same in everything have one."""
-        seen = set()
-        for entry in entries:
-            key = keys[id(entry)]
-            known = self._store.record(key) if key else None
-            place = self._store.place(entry.job.task, entry.name or key)
-            if known is not None and place not in seen:
-                seen.add(place)
-                yield {**known, **_named(entry), "output": place.relative_to(self._store.folder).as_posix()}
+    Raises:
+        SettingsError: a job names settings that do not exist or are out of range; then nothing is done.
+        StoreError: the folder or a list cannot be written.
+    """
+    for entry in entries:
+        check_entry(entry)
+    store.begin()
+    tally = Tally(len(entries))
+    keys: dict[int, str] = {}  # of entries, by their identity
+    try:
+        for outcome in work(entries):
+            if outcome.state == "failed":
+                store.fail({**named(outcome.entry), "error": outcome.error})
+            keys[id(outcome.entry)] = outcome.key
+            setattr(tally, outcome.state, getattr(tally, outcome.state) + 1)
+            tell(tally)
+        store.close(_lines(entries, keys, store))
+    finally:
+        store.release()
+    return tally
 
 
 def grouped(entries: Iterable[Entry]) -> list[list[Entry]]:
@@ -226,7 +155,8 @@ def fingerprint(paths: Sequence[Path], said: Sequence[object] = ()) -> str:
     return digest(json.dumps(found).encode())
 
 
-def _check(entry: Entry) -> None:
+def check_entry(entry: Entry) -> None:
+    """As `work.check`; the message says where the job stands."""
     try:
         check(entry.job)
     except SettingsError as error:
@@ -234,13 +164,20 @@ def _check(entry: Entry) -> None:
         raise SettingsError(error.what, where=where, fix=error.fix) from error
 
 
-def _named(entry: Entry) -> dict[str, Any]:
+def named(entry: Entry) -> dict[str, Any]:
     """Which job of the list it is."""
     job = entry.job
     name = {} if entry.name is None else {"name": entry.name}
     return {**name, "images": [path.as_posix() for path in job.images], "task": job.task, "prompt": job.prompt}
 
 
-def _said(job: Job) -> dict[str, Any]:
-    own = {"task": job.task, "prompt": job.prompt, "settings": dict(job.settings), "seed": job.seed}
-    return {**own, "size": job.size, "think": job.think}
+def _lines(entries: Iterable[Entry], keys: Mapping[int, str], store: Store) -> Iterator[dict[str, Any]]:
+    """A line for each result; jobs that are the same in everything have one."""
+    seen = set()
+    for entry in entries:
+        key = keys[id(entry)]
+        known = store.record(key) if key else None
+        place = store.place_of(entry, key)
+        if known is not None and place not in seen:
+            seen.add(place)
+            yield {**known, **named(entry), "output": place.relative_to(store.folder).as_posix()}

@@ -92,8 +92,7 @@ def of_folder(folder: Path, task: Task, prompts: Sequence[str], like: Job, outpu
 def of_file(path: Path, like: Job) -> list[Entry]:
     """The jobs of a file, one a line: JSON objects (.jsonl), or a table (.csv, .parquet) with a header.
 
-    Fields are those of `Job`, `image` for one picture, `id` for the name of the result, and settings by their name,
-    on their own or together in `settings`. What a line does not say is as in `like`. Paths are relative to the file.
+    What a line can say is told at `entry_of`. Paths are relative to the file.
 
     Raises:
         SettingsError: a line cannot be understood, or two have one id; it names the line.
@@ -104,7 +103,7 @@ def of_file(path: Path, like: Job) -> list[Entry]:
     found, seen = [], set()
     for number, line in reader(path):
         where = f"{path}, line {number}"
-        entry = _entry(line, like, path.parent, where)
+        entry = entry_of(line, like, path.parent, where)
         if entry.name is not None and entry.name in seen:
             raise SettingsError(f"the id {entry.name!r} is there twice", where=where, fix="Give every job its own")
         seen.add(entry.name)
@@ -198,8 +197,37 @@ def _parquet_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, {name: value for name, value in row.items() if value is not None}
 
 
-def _entry(line: Mapping[str, Any], like: Job, folder: Path, where: str) -> Entry:
-    said = dict(line)
+def record_of(entry: Entry) -> dict[str, Any]:
+    """A job as plain values that JSON holds, for another process; `entry_of` makes the same job of it anywhere.
+
+    Its paths are absolute: another process may run in another folder.
+    """
+    job = entry.job
+    said: dict[str, Any] = {"task": job.task, "prompt": job.prompt, "think": job.think, "seed": job.seed}
+    for name, paths in (("images", job.images), ("protect", job.protect), ("sacrifice", job.sacrifice)):
+        if paths:
+            said[name] = [str(path.absolute()) for path in paths]
+    if job.size is not None:
+        said["size"] = job.size if job.size == "model" else list(job.size)
+    if entry.name is not None:
+        said["id"] = entry.name
+    return {**said, "settings": dict(job.settings)}
+
+
+def entry_of(record: Mapping[str, Any], like: Job, folder: Path, where: str) -> Entry:
+    """The job of a record: a line of a list, or what an engine hands to a worker.
+
+    Args:
+        record: fields of `Job`, `image` for one picture, `id` for the name of the result, and settings by their name,
+            on their own or together in `settings`.
+        like: what the record does not say.
+        folder: which its paths are relative to.
+        where: the record is, for messages.
+
+    Raises:
+        SettingsError: it cannot be understood.
+    """
+    said = dict(record)
     own = said.pop("settings", {})
     if not isinstance(own, dict):
         raise SettingsError("settings are no object", where=where, fix='Write {"keep_ratio": 0.25}')

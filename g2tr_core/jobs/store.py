@@ -8,16 +8,19 @@ names or the order of the work, so that a run that was killed and started again 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
 from ..errors import G2TRError, SettingsError
-from ..files import open_regular, write_whole
+from ..files import hold, open_regular, share, temporary, write_whole
+from .lists import Entry
 from .records import digest
 
 HIDDEN = ".g2tr"
+LINGER = 60.0  # seconds in which the workers of a run that was killed must have ended, too
 NAMES = {"ask": ".txt"}  # extensions of results that are texts
 
 
@@ -33,17 +36,26 @@ class Store:
         picture: extension of pictures that are made, such as `.png`.
         overwrite: replace files that are there already and are not the result.
         part: which shard this is of how many. Lists of results and failures are called by it.
+        shared: several processes write results of this part at once. Temporary files are then called by who writes
+            them, too: two pictures that are alike have one record.
     """
 
     def __init__(
-        self, folder: Path, *, picture: str = ".png", overwrite: bool = False, part: tuple[int, int] = (1, 1)
+        self,
+        folder: Path,
+        *,
+        picture: str = ".png",
+        overwrite: bool = False,
+        part: tuple[int, int] = (1, 1),
+        shared: bool = False,
     ) -> None:
-        self.folder, self._picture, self._overwrite = folder, picture, overwrite
+        self.folder, self.picture, self._overwrite, self._shared = folder, picture, overwrite, shared
         self._tag = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self._failures: BinaryIO | None = None
+        self._held: BinaryIO | None = None
         self._lock = Lock()  # two jobs may have one place, and one of them may be looked at while the other is kept
 
-    def begin(self) -> None:
+    def make(self) -> None:
         """Make the folder.
 
         Raises:
@@ -51,9 +63,51 @@ class Store:
         """
         _make(self.folder / HIDDEN)
 
+    def begin(self) -> None:
+        """Make the folder and hold it, alone or, where it is shared, with those that join.
+
+        Raises:
+            StoreError: it cannot be made, or another run works on this part of it.
+        """
+        self.make()
+        end = time.monotonic() + (LINGER if self._shared else 0.0)
+        while (held := hold(self._place_of_lock, StoreError)) is None:
+            if time.monotonic() >= end:
+                fix = "Wait until it has ended, or choose another folder or part"
+                raise StoreError("another run works on these results", where=str(self.folder), fix=fix)
+            time.sleep(0.1)
+        if self._shared:
+            share(held)
+        self._held = held
+
+    def join(self) -> None:
+        """Work on the folder that another process has begun, on a disk that both see, until this one ends.
+
+        Raises:
+            StoreError: it is not there, or a run works on this part of it alone.
+        """
+        if self._held is not None:
+            return
+        if not (self.folder / HIDDEN).is_dir():
+            what = "a worker does not see the output folder"
+            fix = "Choose a folder that all machines share, under the same path"
+            raise StoreError(what, where=str(self.folder), fix=fix)
+        self._held = hold(self._place_of_lock, StoreError, shared=True)
+        if self._held is None:
+            fix = "Wait until it has ended, or choose another folder"
+            raise StoreError("another run works on these results alone", where=str(self.folder), fix=fix)
+
+    def holds_records(self) -> bool:
+        """Whether any job is finished. The folder has begun."""
+        return any(path.is_dir() for path in (self.folder / HIDDEN).iterdir())
+
     def place(self, task: str, name: str) -> Path:
         """Where the result of a job is."""
-        return self.folder / f"{name}{NAMES.get(task, self._picture)}"
+        return self.folder / f"{name}{NAMES.get(task, self.picture)}"
+
+    def place_of(self, entry: Entry, key: str) -> Path:
+        """Where the result of a job of a list is: called by its name, or by its id."""
+        return self.place(entry.job.task, entry.name or key)
 
     @property
     def results(self) -> Path:
@@ -73,23 +127,32 @@ class Store:
             return None
         return known if isinstance(known, dict) and "digest" in known else None
 
-    def finished(self, key: str, place: Path) -> bool:
+    def finished(self, key: str, place: Path, by: str = "") -> bool:
         """Whether a job is done and its result there. A text that is only missing is written again.
+
+        Args:
+            key: id of the job.
+            place: of its result.
+            by: what tells who asks from others that write in this folder at the same time.
 
         Raises:
             SettingsError: another file is in its place, which nobody allowed to replace.
         """
         with self._lock:
-            return self._finished(key, place)
+            done = self._finished(key, place, by)
+        if done and self._shared:  # of who was killed while another finished what is the same
+            for file in (self._record(key), place):
+                temporary(file, self._mark(by)).unlink(missing_ok=True)
+        return done
 
-    def keep(self, key: str, place: Path, content: bytes, said: Mapping[str, Any]) -> None:
+    def keep(self, key: str, place: Path, content: bytes, said: Mapping[str, Any], by: str = "") -> None:
         """Write a result and that it is finished.
 
         The record comes first: what is killed between the two has a record and no result, and is done again.
         """
         with self._lock:
-            self._write(self._record(key), _line({**said, "digest": digest(content)}))
-            self._write(place, content)
+            self._write(self._record(key), _line({**said, "digest": digest(content)}), by)
+            self._write(place, content, by)
 
     def fail(self, said: Mapping[str, Any]) -> None:
         """Add a line to the list of failures. The first one of a run replaces those of earlier runs."""
@@ -106,12 +169,13 @@ class Store:
         self.release()
 
     def release(self) -> None:
-        """Close what is open."""
-        if self._failures is not None:
-            self._failures.close()
-        self._failures = None
+        """Close what is open; others may have the folder."""
+        for file in (self._failures, self._held):
+            if file is not None:
+                file.close()
+        self._failures = self._held = None
 
-    def _finished(self, key: str, place: Path) -> bool:
+    def _finished(self, key: str, place: Path, by: str) -> bool:
         known = self.record(key)
         if known is None:
             if place.exists() and not self._overwrite:
@@ -122,16 +186,23 @@ class Store:
         if place.exists() and not (self._overwrite and _digest_of(place) != known["digest"]):
             return True
         if "text" in known:
-            self._write(place, as_file(known["text"]))
+            self._write(place, as_file(known["text"]), by)
             return True
         return False
+
+    @property
+    def _place_of_lock(self) -> Path:
+        return self.folder / HIDDEN / f"lock{self._tag}"
 
     def _record(self, key: str) -> Path:
         return self.folder / HIDDEN / key[:2] / f"{key}.json"
 
-    def _write(self, place: Path, content: bytes) -> None:
+    def _mark(self, by: str) -> str:
+        return f"{self._tag}-{digest(by.encode(errors='surrogatepass'))[:12]}" if self._shared else self._tag
+
+    def _write(self, place: Path, content: bytes, by: str) -> None:
         _make(place.parent)
-        write_whole(place, [content], StoreError, mark=self._tag)
+        write_whole(place, [content], StoreError, mark=self._mark(by))
 
 
 def as_file(text: str) -> bytes:

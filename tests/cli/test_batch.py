@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,9 @@ def test_texts_become_pictures_and_pictures_others(tmp_path: Path, folder: Path)
         (["ask", ".", "Q", "--model", "none"], "there is no model here"),
         (["ask", ".", "Q", "--keep-ratio", "2"], "keep_ratio: 2.0 is out of range"),
         (["ask", ".", " "], "question: the text is empty"),
+        (["ask", ".", "Q", "--workers", "2"], "--workers: workers are Ray's"),
+        (["ask", ".", "Q", "--ray", "--device", "cuda:1"], "--device: Ray gives each worker a GPU of its own"),
+        (["ask", ".", "Q", "--ray"], "ray: Ray is not installed. Run: pip install 'g2tr[ray]'"),
     ],
 )
 def test_what_is_wrong_is_told(
@@ -94,6 +98,7 @@ def test_what_is_wrong_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(batch, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert main(["batch", *arguments]) == 1
     assert message in capsys.readouterr().err
@@ -105,6 +110,12 @@ def test_a_part_that_is_none_is_told(part: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["batch", "ask", ".", "Q", "--shard", part])
     assert "is no part; write 1/8 to 8/8" in capsys.readouterr().err
+
+
+def test_no_workers_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["batch", "ask", ".", "Q", "--ray", "--workers", "0"])
+    assert "'0' is too few" in capsys.readouterr().err
 
 
 def test_progress(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -22,7 +23,7 @@ from PIL import Image
 from g2tr_core.cli import batch, main
 from g2tr_core.embedded import CHECKPOINT
 from g2tr_core.errors import SettingsError
-from g2tr_core.jobs import bulk
+from g2tr_core.jobs import worker
 from g2tr_core.jobs.bulk import Bulk, Tally, ahead, fingerprint
 from g2tr_core.jobs.lists import Entry, of_folder
 from g2tr_core.jobs.records import Job
@@ -46,17 +47,20 @@ def model() -> UnifiedModel:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scenes(tmp_path_factory.mktemp("pictures"), PICTURES, BROKEN)
+
+
+def scenes(folder: Path, count: int, broken: int) -> Path:
     """Scenes of the embedded model's world, two of them alike, among files that are no pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = random.Random(7)
-    pixels = render([sample_scene(rng) for _ in range(PICTURES - 1)]).pixels
+    folder.mkdir(exist_ok=True)
+    pixels = render([sample_scene(rng) for rng in [random.Random(7)] for _ in range(count - 1)]).pixels
     for number, picture in enumerate(pixels):
         place = folder / ("deeper" if number % 10 == 0 else ".") / f"{number:02}.png"
         place.parent.mkdir(exist_ok=True)
         to_image(picture).save(place)
     whole = (folder / "01.png").read_bytes()
     (folder / "twin.png").write_bytes(whole)
-    broken = [
+    kinds = [
         b"",
         b"text",
         whole[: len(whole) // 2],
@@ -66,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         b"GIF89a",
         b"<svg/>",
     ]
-    for number, content in enumerate(broken):
-        (folder / f"{number * 7:02}-broken.png").write_bytes(content)
+    for number in range(broken):
+        (folder / f"{number * 7:02}-broken.png").write_bytes(kinds[number % len(kinds)])
     (folder / "notes.md").write_text("no picture")
     return folder
 
@@ -106,8 +110,8 @@ class TestManyAsOne:
             assert sum(each() is not None for each in readings) <= 2, "one in use, one about to go"
             rss.append(psutil.Process().memory_info().rss)
 
-        read = bulk.read
-        monkeypatch.setattr(bulk, "read", reading)
+        read = worker.read
+        monkeypatch.setattr(worker, "read", reading)
         tally = do(model, entries, out, tell)
         assert tally == Tally(total=136, done=2 * (PICTURES - 1), found=2, failed=2 * BROKEN)
         assert len(readings) == PICTURES - 1, "the second question reuses the reading, the twin the answers"
@@ -153,8 +157,8 @@ class TestManyAsOne:
             Job("ask", COUNT, picture, settings={"temperature": 0.5}, seed=3),
             Job("ask", COUNT, picture, settings={"temperature": 0.5}, seed=3),
         ]
-        read, readings = bulk.read, []
-        monkeypatch.setattr(bulk, "read", lambda *arguments: readings.append(read(*arguments)) or readings[-1])
+        read, readings = worker.read, []
+        monkeypatch.setattr(worker, "read", lambda *arguments: readings.append(read(*arguments)) or readings[-1])
         tally = do(model, [Entry(job, None) for job in jobs], tmp_path)
         assert (tally.done, tally.found, tally.failed, len(readings)) == (5, 1, 0, 2)
         results = lines(tmp_path / "results.jsonl")
@@ -217,7 +221,61 @@ class TestWhatIsThere:
         monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(StoreError, match="No space left on device"):
             do(model, entries, tmp_path)
-        assert not tree(tmp_path)
+        assert tree(tmp_path) == {".g2tr/lock": b""}
+
+
+class TestTwoRuns:
+    def test_the_second_one_ends_and_the_first_goes_on(self, model: UnifiedModel, folder: Path, tmp_path: Path) -> None:
+        entries = of_folder(folder, "ask", [COLOR], PLAIN, tmp_path)[:4]
+        tried = []
+
+        def tell(tally: Tally) -> None:
+            if tally.done == 2:
+                with pytest.raises(StoreError, match=r"another run works on these results\."):
+                    Bulk(lambda: pytest.fail("loaded"), "model", "demo", Store(tmp_path), lambda _: None).run(entries)
+                do(model, entries[3:], tmp_path, part=(2, 8))  # another part is another thing
+                tried.append(tally)
+
+        tally = do(model, entries, tmp_path, tell)
+        assert (tally.done, tally.found, tally.failed) == (2, 1, 1) and tried, "one was done by the other part"
+        assert do(model, entries, tmp_path).found == 3, "the lock went with the run"
+
+    def test_a_run_that_was_killed_holds_nothing(self, tmp_path: Path) -> None:
+        code = "import sys, time; from pathlib import Path; from g2tr_core.jobs.store import Store\n"
+        code += "store = Store(Path(sys.argv[1])); store.begin(); print('held', flush=True); time.sleep(99)"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(StoreError, match="another run"):
+                Store(tmp_path).begin()
+            other.kill()
+        Store(tmp_path).begin()
+
+    def test_workers_share_it_with_their_run_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, *workers = [Store(tmp_path, shared=True) for _ in range(3)]
+        run.begin()
+        for each in workers:
+            each.join()
+        run.release()
+        with pytest.raises(StoreError, match="another run"):
+            Store(tmp_path).begin()
+        monkeypatch.setattr("time.sleep", lambda _: [each.release() for each in workers])
+        run.begin()  # waits for workers that are left
+        run.release()
+        alone = Store(tmp_path)
+        alone.begin()
+        with pytest.raises(StoreError, match="another run works on these results alone"):
+            workers[0].join()
+
+    def test_a_disk_without_locks_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fcntl = pytest.importorskip("fcntl", reason="locks of Windows are others")
+        refused = OSError(errno.ENOLCK, "No locks available")
+        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(refused))
+        Store(tmp_path).begin()
+        assert "this disk has no locks (No locks available)" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that kills hit the work")

@@ -1,0 +1,175 @@
+"""Jobs on one model: opened and checked without it, done with it, and kept. One process of a run is one worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import __version__
+from ..errors import G2TRError
+from ..images import encoded
+from ..umm.contract import UnifiedModel
+from ..umm.reading import Reading
+from .lists import Entry
+from .records import Job, Result, hash_of
+from .store import Store, StoreError, as_file
+from .work import Prepared, prepare, read, run
+
+State = Literal["done", "found", "failed"]
+
+
+@dataclass
+class Waiting:
+    """A job before its turn: prepared, or finished before (neither of them is set), or with an error."""
+
+    entry: Entry
+    key: str = ""
+    prepared: Prepared | None = None
+    error: G2TRError | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Args:
+        entry: the job.
+        key: its id; empty where it failed.
+        state: done now, found done, or failed.
+        error: why it failed.
+        said: its record, where it was done now.
+        content: of its file, likewise.
+    """
+
+    entry: Entry
+    key: str
+    state: State
+    error: str = ""
+    said: dict[str, Any] = field(default_factory=dict)
+    content: bytes = b""
+
+
+class Worker:
+    """Does jobs on one model, which is loaded when there is something to do.
+
+    Args:
+        load: makes the model.
+        model: its fingerprint.
+        label: its name, for people.
+        store: where results go; None keeps none, and finds none.
+        picture: extension of pictures that are made, where there is no store.
+    """
+
+    def __init__(
+        self, load: Callable[[], UnifiedModel], model: str, label: str, store: Store | None, picture: str = ".png"
+    ) -> None:
+        self._load, self._fingerprint, self._label, self._store, self._picture = load, model, label, store, picture
+        self._model: UnifiedModel | None = None
+
+    def open(self, entries: Sequence[Entry]) -> list[Waiting]:
+        """What jobs that share a reading need before there is a model; may run beside `do`, in another thread.
+
+        Raises:
+            StoreError: a text that was missing cannot be written again.
+        """
+        shared: Prepared | None = None
+        hashed = _hashes()
+        group = [Waiting(entry) for entry in entries]
+        for waiting in group:
+            job = waiting.entry.job
+            try:
+                waiting.key = job.id_with(hashed, self._fingerprint)
+                if not self._finished(waiting):
+                    shared = shared or prepare(job)  # the pictures are opened once for all
+                    waiting.prepared = replace(shared, job=job)
+            except StoreError:
+                raise
+            except G2TRError as error:
+                waiting.error = error
+        return group
+
+    def finished(self, entries: Sequence[Entry]) -> list[str]:
+        """The ids of jobs that share a reading, where they are finished; empty where not, whatever the reason.
+
+        Raises:
+            StoreError: a text that was missing cannot be written again.
+        """
+        hashed, keys = _hashes(), []
+        for entry in entries:
+            try:
+                key = entry.job.id_with(hashed, self._fingerprint)
+                keys.append(key if self._finished(Waiting(entry, key)) else "")
+            except StoreError:
+                raise
+            except G2TRError:
+                keys.append("")
+        return keys
+
+    def do(self, group: Sequence[Waiting]) -> Iterator[Outcome]:
+        """Do what `open` has made of jobs that share a reading, one by one.
+
+        Raises:
+            CheckpointError: the model cannot be loaded.
+            StoreError: a result cannot be written. What is done stays done.
+        """
+        reading: Reading | None = None
+        for waiting in group:
+            entry, prepared = waiting.entry, waiting.prepared
+            if waiting.error is not None:
+                yield Outcome(entry, "", "failed", str(waiting.error))
+                continue
+            # The same picture under another name may have been done since this one was opened.
+            if prepared is None or self._finished(waiting):
+                yield Outcome(entry, waiting.key, "found")
+                continue
+            if self._model is None:
+                self._model = self._load()
+            try:
+                if reading is None and entry.job.images:
+                    reading = read(self._model, prepared, "answer" if entry.job.task == "ask" else "edit")
+                result = run(self._model, prepared, reading=reading)
+                said = self._record(waiting, result, reading)
+                content = self._content(result, said)
+            except G2TRError as error:
+                yield Outcome(entry, "", "failed", str(error))
+                continue
+            if self._store is not None:
+                self._store.keep(waiting.key, self._store.place_of(entry, waiting.key), content, said, by=entry.reading)
+            yield Outcome(entry, waiting.key, "done", "", said, content)
+
+    def _finished(self, waiting: Waiting) -> bool:
+        store, entry = self._store, waiting.entry
+        return store is not None and store.finished(waiting.key, store.place_of(entry, waiting.key), by=entry.reading)
+
+    def _content(self, result: Result, said: dict[str, Any]) -> bytes:
+        if not result.images:
+            return as_file(result.text)
+        extension = self._picture if self._store is None else self._store.picture
+        return encoded(result.images[0], extension, json.dumps(said, sort_keys=True))
+
+    def _record(self, waiting: Waiting, result: Result, reading: Reading | None) -> dict[str, Any]:
+        """What is the same whenever and under whatever name the job is done."""
+        said: dict[str, Any] = {"id": waiting.key, **_said(waiting.entry.job), "model": self._label}
+        said["g2tr"] = __version__
+        if not result.images:
+            said["text"] = result.text
+        if result.thinking:
+            said["thinking"] = result.thinking
+        if reading is not None:
+            counted = result.report.visual_tokens
+            said["visual_tokens"] = [counted.before, counted.after]
+        return said
+
+
+def _hashes() -> Callable[[Path], str]:
+    """`hash_of`, which remembers: jobs of one reading are about the same files."""
+    return lru_cache(maxsize=None)(hash_of)
+
+
+def _said(job: Job) -> dict[str, Any]:
+    own = {"task": job.task, "prompt": job.prompt, "settings": dict(job.settings), "seed": job.seed}
+    return {**own, "size": job.size, "think": job.think}
