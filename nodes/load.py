@@ -10,7 +10,7 @@ from ..g2tr_core.errors import CheckpointError
 from .facts import aliases, tip
 from .host import files, memory
 from .host.files import BESIDE
-from .sockets import CATEGORY, Model
+from .sockets import CATEGORY, Model, shown_again
 
 WEIGHTS = ("auto", *memory.WEIGHTS)
 
@@ -22,7 +22,7 @@ class LoadModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
         offered = list(files.checkpoints())
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRLoadModel",
             display_name="Load Unified Model (G²TR)",
             category=CATEGORY,
@@ -76,10 +76,11 @@ class LoadModel(io.ComfyNode):
                 io.String.Output(
                     "plan",
                     tooltip="How much memory each part takes when a picture is edited, what of it waits in RAM, and "
-                    "what to turn down. Connect it to Preview Any.",
+                    "what to turn down. The node shows it too, before it reads the weights.",
                 ),
             ],
         )
+        return shown_again(schema)
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
@@ -113,4 +114,4 @@ class LoadModel(io.ComfyNode):
             tokenizer=words,
             tokenizers=[*files.tokenizers().values()],
         )
-        return io.NodeOutput(managed, managed.plan("the file's format" if weights == "auto" else weights))
+        return io.NodeOutput(managed, managed.plan, ui={"text": (managed.plan,)})

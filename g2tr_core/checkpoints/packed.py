@@ -48,6 +48,8 @@ class Part:
         if self.raw is not None:
             stored = replace(self.stored, shape=(math.prod(shape),))
             return stored.raw(device, stays=stays).view(self.raw).reshape(shape)
+        if device.type == "meta":  # as `StoredTensor.load`
+            return torch.empty(shape, device=device)
         numbers = self.stored.load(torch.float32, CPU).reshape(shape) * self.times
         if not torch.isfinite(numbers).all():
             wrong = numbers[~torch.isfinite(numbers)][0].item()
@@ -114,6 +116,8 @@ class PackedTensor(StoredTensor):
 
     def load(self, dtype: torch.dtype, device: torch.device, convert_on: torch.device | None = None) -> Tensor:
         """Multiplied out; see `StoredTensor.load`. As fp8 it is rounded a second time, for want of its scale."""
+        if device.type == "meta":
+            return torch.empty(self.shape, dtype=dtype, device=device)
         # Wide enough for the product, so that what is beyond `dtype` can be clamped.
         wide = torch.bfloat16 if dtype in FLOAT8 else torch.float32 if dtype == torch.float16 else dtype
         parts, shape = self._loaded(converter(convert_on or device), stays=False)

@@ -125,7 +125,7 @@ class StoredTensor:
 
         Args:
             dtype: of the result.
-            device: of the result.
+            device: of the result; on `meta` nothing is read.
             convert_on: where its type is changed, if that is a GPU: many times faster than the CPU. None is `device`.
 
         Returns:
@@ -135,6 +135,8 @@ class StoredTensor:
             CheckpointError: the file went away or was cut since it was opened.
             torch.OutOfMemoryError: it does not fit on one of the devices.
         """
+        if device.type == "meta":  # converting would read all of it
+            return torch.empty(self.shape, dtype=dtype, device=device)
         if self.torch_dtype == dtype:
             return self.raw(device, stays=True)
         return clamped(self.raw(converter(convert_on or device)), dtype).to(dtype).to(device)
@@ -148,7 +150,7 @@ class StoredTensor:
                 mapped alone, so that its pages do not stay in memory.
         """
         count = math.prod(self.shape)
-        if count == 0:
+        if count == 0 or device.type == "meta":
             return torch.empty(self.shape, dtype=self.torch_dtype, device=device)
         read = self.file.shared if stays and device.type == "cpu" else self.file.alone
         return read(self.begin, count, self.torch_dtype).reshape(self.shape).to(device)

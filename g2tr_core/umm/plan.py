@@ -111,21 +111,21 @@ class Plan:
         return self.vram is None or self.least <= self.vram
 
     def as_text(self) -> str:
-        """For people: what goes where, and what to turn down."""
+        """For people: whether it fits and what to turn down, then what goes where."""
         width, height = self.size
         of = "" if self.vram is None else f", {self.vram / GB:.3g} GB of GPU memory"
-        lines = [f"{self.model}, weights in {self.weights}, editing one picture of {width}x{height}{of}", ""]
+        lines = [f"{self.model}, weights in {self.weights}, editing one picture of {width}x{height}{of}"]
+        most = max(self.needed, self.least)  # of a small network the autoencoder's run is the largest
+        lines += [
+            f"Weights {self.weight_bytes / GB:.1f} GB; with a run and {RESERVE / GB:.1f} GB for the desktop "
+            f"{most / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
+            *self._advice(),
+            "",
+        ]
         rows = [(name, size) for name, size in self.parts.items()] + [("KV cache", self.kept)]
         rows += [(f"activations: {name}", size) for name, size in self.phases.items()]
         length = max(len(name) for name, _ in rows)
-        lines += [f"  {name:<{length}}  {size / GB:6.2f} GB" for name, size in rows]
-        most = max(self.needed, self.least)  # of a small network the autoencoder's run is the largest
-        lines += [
-            "",
-            f"Weights {self.weight_bytes / GB:.1f} GB; with a run and {RESERVE / GB:.1f} GB for the desktop "
-            f"{most / GB:.1f} GB at most. The least is {self.least / GB:.1f} GB, with all weights in RAM.",
-        ]
-        return "\n".join(lines + self._advice())
+        return "\n".join(lines + [f"  {name:<{length}}  {size / GB:6.2f} GB" for name, size in rows])
 
     def _advice(self) -> list[str]:
         if self.vram is None or (self.runs and not self.waits):

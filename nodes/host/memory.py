@@ -28,13 +28,13 @@ from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.report import Report
 from ...g2tr_core.run import one_thread
 from ...g2tr_core.umm.contract import UnifiedModel
-from ...g2tr_core.umm.plan import plan_of
 from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
 from ...g2tr_core.umm.registry import Purpose, Size
 from ...g2tr_core.umm.values import Answer, GeneratedImage
 from ..native.model import NativeModel, Wrappers, around_a_run
 from .encoder_cache import EncoderCache
 from .patching import patcher_of
+from .planning import plan_before, show_now
 from .progress import Progress
 from .quantised import quantised_operations
 from .weights import bring_what_is_left
@@ -51,13 +51,14 @@ class ManagedModel:
         model: the core's model; networks on the offload device.
         name: for messages.
         offload_device: where the networks are while they are not in use.
+        plan: what goes where when a picture is edited, and what to turn down.
         caveat: of a demo model.
     """
 
     def __init__(
-        self, model: UnifiedModel, name: str, offload_device: torch.device, caveat: Caveat | None = None
+        self, model: UnifiedModel, name: str, offload_device: torch.device, plan: str, caveat: Caveat | None = None
     ) -> None:
-        self.model, self.name, self._caveat = model, name, caveat
+        self.model, self.name, self.plan, self._caveat = model, name, plan, caveat
         self.patcher = patcher_of(NativeModel(model, offload_device), model.device, offload_device)
         self.patcher.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, "g2tr", around_a_run)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
@@ -116,12 +117,6 @@ class ManagedModel:
         """Generate a picture from a text."""
         with self._ready(self.model.memory_estimate.imagining(size, sampling, think)):
             return self.model.imagine(prompt, sampling, size=size, think=think, progress=self.progress())
-
-    def plan(self, weights: str) -> str:
-        """What goes where when a picture is edited, and what to turn down; see `umm.plan`."""
-        is_gpu = self.patcher.load_device.type != "cpu"
-        vram = {"vram": float(mm.get_total_memory(self.patcher.load_device))} if is_gpu else {}
-        return plan_of(self.model, weights, size=self.model.default_size, **vram).as_text()
 
     @contextmanager
     def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
@@ -253,6 +248,8 @@ def load(
 ) -> ManagedModel:
     """Load a model. One that is still in use somewhere in the graph is handed out again instead of loaded twice.
 
+    Its memory plan is shown in the node first, from the headers of its files: reading them whole can take minutes.
+
     Args:
         path: folder or file of the model.
         vae: file of the autoencoder, or None for the one beside the model.
@@ -279,21 +276,27 @@ def load(
         )
     allowed = [torch.float16, torch.float32] if kept_as == torch.float16 else [torch.bfloat16, torch.float32]
     compute = mm.unet_manual_cast(kept_as, device, allowed) or kept_as
+    options: dict[str, Any] = {
+        "dtype": compute,
+        "weight_dtype": None if weights == "auto" and umm.is_quantised(path) else kept_as,
+        "vae": vae,
+        "tokenizer": tokenizer,
+        "tokenizers": tokenizers,
+    }
+    quantised = quantised_operations(compute)
+    plan = plan_before(path, device, "the file's format" if weights == "auto" else weights, quantised, **options)
+    show_now(plan)
     model = umm.load(
         path,
         device=device,
         weights_device=offload_device,
         convert_on=device,
-        dtype=compute,
-        weight_dtype=None if weights == "auto" and umm.is_quantised(path) else kept_as,
-        vae=vae,
-        tokenizer=tokenizer,
-        tokenizers=tokenizers,
         operations=comfy.ops.pick_operations(kept_as, compute, load_device=device),
-        quantised_operations=quantised_operations(compute),
+        quantised_operations=quantised,
+        **options,
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
-    managed = ManagedModel(model, name, offload_device, CAVEATS.get(path))
+    managed = ManagedModel(model, name, offload_device, plan, CAVEATS.get(path))
     _alive[key] = managed
     return managed

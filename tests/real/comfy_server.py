@@ -47,6 +47,7 @@ class Run:
         status: success, error or interrupted.
         executed: ids of the nodes that ran, in order; a node that was taken from the cache is not among them.
         progress: (node, value, max), in order.
+        texts: (node, text, node that ran), in order: what nodes show before they have ended.
         previews: pictures that were sent on the way.
         outputs: what nodes show, by node id.
         error: data of execution_error.
@@ -57,6 +58,7 @@ class Run:
     status: str = ""
     executed: list[str] = field(default_factory=list)
     progress: list[tuple[str, float, float]] = field(default_factory=list)
+    texts: list[tuple[str, str, str]] = field(default_factory=list)
     previews: list[Image.Image] = field(default_factory=list)
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: dict[str, Any] = field(default_factory=dict)
@@ -217,6 +219,8 @@ class ComfyServer:
             run.progress.append((data["node"], data["value"], data["max"]))
             if on_progress is not None:
                 on_progress(run)
+        elif kind == "g2tr_text":
+            run.texts.append((data["node"], data["text"], run.executed[-1]))
         elif kind == "executed":
             run.outputs[data["node"]] = data["output"]
         elif kind == "execution_success":

@@ -155,8 +155,8 @@ async function scratch(page) {
       const output = made[from].outputs.findIndex((slot) => slot.type === type);
       made[from].connect(output, made[to], made[to].inputs.findIndex((slot) => slot.type === type));
     };
-    const places = { G2TRLoadModel: [0, 0], G2TRSampleScene: [0, 250], G2TRRead: [420, 0], G2TRAsk: [420, 350] };
-    Object.assign(places, { G2TREdit: [900, 0], G2TRReport: [1400, 0], G2TRCompare: [1400, 450], G2TRTokenMap: [0, 700] });
+    const places = { G2TRLoadModel: [0, 0], G2TRSampleScene: [0, 300], G2TRRead: [420, 0], G2TRAsk: [420, 350] };
+    Object.assign(places, { G2TREdit: [900, 0], G2TRReport: [1400, 0], G2TRCompare: [1400, 450], G2TRTokenMap: [0, 750] });
     places.G2TRReduction = [420, 850];
     for (const [kind, [x, y]] of Object.entries(places)) add(kind, x, y);
     for (const reader of ["G2TRRead", "G2TRCompare"]) {
@@ -171,6 +171,11 @@ async function scratch(page) {
   });
   await frame(page);
   const sizes = await page.evaluate(describe);
+  const early = await page.evaluate(() => { // as the server says it before the node has ended
+    const loader = window.app.graph.nodes.find(({ type }) => type === "G2TRLoadModel");
+    window.app.api.dispatchCustomEvent("g2tr_text", { node: String(loader.id), text: "a plan" });
+    return loader.widgets.filter(({ name }) => name === "g2tr_text").map(({ element }) => element.textContent);
+  });
   const ended = await run(page);
   const afterwards = await page.evaluate(describe);
   const again = await run(page);
@@ -190,7 +195,7 @@ async function scratch(page) {
       })),
     );
   });
-  return { opened: sizes, ended, afterwards, again, ran, clicked, stepped, refused };
+  return { opened: sizes, early, ended, afterwards, again, ran, clicked, stepped, refused };
 }
 
 // Every number of Edit as one click on its arrow leaves it, from 0.

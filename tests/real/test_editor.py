@@ -99,6 +99,19 @@ def test_ask_and_token_map_show_their_results(seen: Seen) -> None:
     assert "G2TRTokenMap" in ran["pictures"]
 
 
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_loader_shows_its_memory_plan(seen: Seen, name: str) -> None:
+    """What helps first, and the table to scroll to."""
+    box = _text(_named(seen, name)["afterwards"], "G2TRLoadModel")
+    first, second, *_ = box["text"].splitlines()
+    assert first.startswith("BAGEL, weights in the file's format, editing") and second.startswith("Weights ")
+    assert "activations: a denoising step" in box["text"] and 5 * LINE <= box["height"] <= 9 * LINE
+
+
+def test_the_loader_shows_it_while_it_loads(seen: Seen) -> None:
+    assert seen["scratch"]["early"] == ["a plan"]
+
+
 def test_edit_shows_before_and_after(seen: Seen) -> None:
     ran = _named(seen, "Edit a picture")["afterwards"]
     (slider,) = (box for box in ran["elements"] if box["widget"] == "g2tr_slider")

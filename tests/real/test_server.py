@@ -133,6 +133,17 @@ def test_steps_and_previews_arrive(server: ComfyServer, checkpoint: str) -> None
     assert_shows_something(run.previews[-1])
 
 
+def test_the_memory_plan_arrives_before_the_weights_are_loaded(server: ComfyServer, checkpoint: str) -> None:
+    server.free()  # so that it loads
+    prompt = changed(small_question(checkpoint), "G2TRLoadModel", weights="fp16")
+    run = server.run(prompt)
+    (loader,) = (node for node in prompt if prompt[node]["class_type"] == "G2TRLoadModel")
+    ((node, text, running),) = run.texts
+    assert node == running == loader
+    assert "weights in fp16" in text and "KV cache" in text and " GB at most" in text
+    assert run.outputs[loader]["text"] == [text], "which stays"
+
+
 def test_words_arrive_one_by_one(server: ComfyServer, checkpoint: str) -> None:
     prompt = changed(small_question(checkpoint), "G2TRAsk", **LONG, max_tokens=60)
     run = server.run(prompt)

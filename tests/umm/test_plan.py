@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from g2tr_core import umm
+from g2tr_core.checkpoints.stored import MappedFile
 from g2tr_core.checkpoints.targets import TARGETS
 from g2tr_core.cli import main
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU
@@ -68,6 +69,26 @@ def test_weights_are_those_that_are_resident(tmp_path: Path, source: Path, targe
     assert plan.parts == plan_of(loaded, target).parts
     if source == CHECKPOINT:  # the other one's file holds its autoencoder in fp32, a large part of it
         assert plan.weight_bytes == pytest.approx(path.stat().st_size, rel=0.1)
+
+
+@pytest.mark.parametrize("weight_dtype", [None, torch.float8_e4m3fn])
+def test_a_plan_reads_no_weights(
+    tmp_path: Path, weight_dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where loading changes their type."""
+    convert(CHECKPOINT, tmp_path / "nf4.safetensors", "nf4")
+
+    alone = MappedFile.alone
+
+    def read(file: MappedFile, begin: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        assert count < 1000, "more than what is told of a packed weight"
+        return alone(file, begin, count, dtype)
+
+    for name in ("shared", "alone"):
+        monkeypatch.setattr(MappedFile, name, read)
+    for path in (CHECKPOINT, tmp_path / "nf4.safetensors"):
+        options: dict[str, Any] = {"tokenizer": CHECKPOINT, "dtype": torch.float16, "weight_dtype": weight_dtype}
+        assert plan_of(umm.load(path, weights_device="meta", **options), "fp8").weight_bytes > 5e6
 
 
 def test_what_helps_is_said() -> None:

@@ -12,6 +12,7 @@ from .graphs import Column, Link, Node
 from .notes import named, needed
 
 SIDE = 350  # width of the columns that hold what a graph begins with
+LOADER = 260  # with room for its plan, which it shows while it runs
 PHOTO = "coffee (photo)"
 SAMPLES = "g2tr_core.embedded"
 
@@ -58,9 +59,9 @@ def _bagel() -> Any:
 def _load(known: Any | None = None, checkpoint: str | None = None) -> Node:
     """The loader: with the demo model, or with a model's real weights."""
     if known is None:
-        return Node("G2TRLoadModel", 140, models=needed(_bagel()))
+        return Node("G2TRLoadModel", LOADER, models=needed(_bagel()))
     real = {"checkpoint": checkpoint, "vae": named(known, known.autoencoder)}
-    return Node("G2TRLoadModel", 140, real, models=needed(known))
+    return Node("G2TRLoadModel", LOADER, real, models=needed(known))
 
 
 def _scene(name: str, height: int = 320) -> Node:

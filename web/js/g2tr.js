@@ -1,5 +1,6 @@
 // What our nodes show inside the graph after a run: texts (answers, token counts, tables, settings that were used), and on
-// Edit a slider between before and after. Both come back with their workflow's tab, as core's previews do.
+// Edit a slider between before and after. Both come back with their workflow's tab, as core's previews do. The loader
+// shows its memory plan before it reads the weights.
 // Gives the growing picture sockets their names in the language of the editor.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -10,9 +11,10 @@ const LINE = 16; // pixels; so are all sizes below
 const LETTER = 6.7; // of the widest monospaced font
 const MARGIN = 6; // of the editor's frame around a widget
 const MOST_LINES = 14; // what is longer scrolls
-// Lines before the first run, none where the box comes with the first text; and the width of a new node: the tables have
-// 65 letters a line.
+// Lines before the first run, none where the box comes with the first text; at most so many later; and the width of a
+// new node: the tables have 65 letters a line.
 const TEXTS = {
+  G2TRLoadModel: { lines: 0, most: 7, width: 350 },
   G2TRRead: { lines: 2, width: 340 },
   G2TRAsk: { lines: 3, width: 400 },
   G2TRReport: { lines: 9, width: 480 },
@@ -70,13 +72,13 @@ function enlarge(node, width) {
 const heightOf = (lines) => 8 + LINE * lines;
 
 function showText(node, text) {
-  const { lines } = TEXTS[node.comfyClass];
+  const { lines, most = MOST_LINES } = TEXTS[node.comfyClass];
   const { element: box } = widgetOf(node, TEXT) ?? addText(node, lines);
   const columns = Math.max(20, Math.floor((node.size[0] - 2 * MARGIN - 24) / LETTER));
   const wide = (line) => [...line].reduce((sum, letter) => sum + (letter > "\u2e80" ? 2 : 1), 0);
   box.textContent = [text].flat().join("\n");
   const needed = box.textContent.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(wide(line) / columns)), 0);
-  box.style.minHeight = `${heightOf(Math.min(MOST_LINES, Math.max(lines, needed)))}px`;
+  box.style.minHeight = `${heightOf(Math.min(most, Math.max(lines, needed)))}px`;
 }
 
 // Two pictures, one over the other; the upper one ends where the pointer is. A click shows the next pair of a batch.
@@ -142,6 +144,12 @@ function showTranslatedName(input) {
 
 app.registerExtension({
   name: "G2TR.Shown",
+  setup() {
+    api.addEventListener("g2tr_text", ({ detail: { node, text } }) => {
+      const shown = nodeAt(node);
+      if (shown) show(shown, { text });
+    });
+  },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name.startsWith("G2TR")) return;
     const { onInputAdded, onConfigure } = nodeType.prototype;
