@@ -8,15 +8,16 @@ next larger type of 32 columns takes its place, as llama.cpp does it, and where 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..nn.packings import PACKINGS, Parts, packing_of
+from ..nn.packings import PACKINGS, Parts
 from ..nn.packings.bitsandbytes import NF4
 from ..nn.packings.gguf import BLOCK_TYPES
+from ..nn.packings.scaled import Scaled
 
 BLOCK = 64  # of NF4
 NAMES = {
@@ -27,6 +28,7 @@ NAMES = {
 FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 Entry = tuple[str, tuple[int, ...]]  # safetensors' name of a type, and a shape
+Pieces = Callable[[], Iterator[Tensor]]  # rows of a matrix, some at a time
 
 
 @dataclass(frozen=True)
@@ -73,33 +75,50 @@ class Target:
         said = {name: ("U8", (len(told),)) for name, told in self._said(shape).items()}
         return {layer + name: entry for name, entry in (parts | said).items()}
 
-    def pack(self, layer: str, matrix: Tensor) -> dict[str, Tensor]:
-        """What `entries` promised of a matrix [N, K] fp32."""
-        rows, columns = matrix.shape
-        parts = dict(self._packed(matrix))
-        if self.kind == "bitsandbytes_4bit":
-            names = {"weight_absmax": "weight.absmax", "weight_quant_map": "weight.quant_map"}
-            parts = {names.get(name, name): part for name, part in parts.items()}
-        packed = {f"{layer}.{name}": part for name, part in parts.items()}
-        told = self._said((rows, columns))
-        return packed | {layer + name: torch.tensor(list(said), dtype=torch.uint8) for name, said in told.items()}
+    def pack(self, matrix: Pieces, shape: tuple[int, int]) -> Iterator[Tensor]:
+        """What `entries` promised of a matrix [N, K] fp32, in that order; its numbers piece by piece.
 
-    def pack_blocks(self, matrix: Tensor, kind: str) -> Tensor:
-        """GGUF's blocks of a matrix [N, K] fp32: [N, bytes of a row] uint8."""
-        return PACKINGS["gguf"].pack(matrix, {"type": kind}, {}, torch.round)["weight"]
+        Args:
+            matrix: gives its rows from the first, a multiple of 64 at a time but for the last; called up to twice.
+            shape: of all of it.
+        """
+        one_scale = self.kind == "float8_e4m3fn"
+        largest = torch.stack([piece.abs().max() for piece in matrix()]).max() if one_scale else None
+        others: list[Parts] = []
+        for piece in matrix():
+            packed = dict(self._packed(piece, largest))
+            yield packed.pop("weight")
+            others.append(packed)
+        for name in others[0]:
+            of_all = one_scale or name == "weight_quant_map"
+            yield others[0][name] if of_all else torch.cat([part[name] for part in others])
+        for said in self._said(shape).values():
+            yield torch.tensor(list(said), dtype=torch.uint8)
 
-    def _packed(self, matrix: Tensor) -> Parts:
-        rows = len(matrix)
-        like: Mapping[str, Tensor]
+    def pack_blocks(self, matrix: Pieces, shape: tuple[int, int], kind: str) -> Tensor:
+        """GGUF's blocks of a matrix [N, K] fp32: [N, bytes of a row] uint8. Arguments as of `pack`."""
+        block = BLOCK_TYPES[kind]
+        blocks = torch.empty(shape[0], shape[1] // block.values * block.size, dtype=torch.uint8)
+        first = 0
+        for piece in matrix():
+            packed = PACKINGS["gguf"].pack(piece, {"type": kind}, {}, torch.round)["weight"]
+            blocks[first : first + len(piece)] = packed
+            first += len(piece)
+        return blocks
+
+    def _packed(self, piece: Tensor, largest: Tensor | None) -> Parts:
+        """Rows of a matrix, in the order of `entries`."""
         if self.kind == "bitsandbytes_4bit":
-            weight = torch.empty(-(-matrix.numel() // 2), 1, dtype=torch.uint8, device="meta")
-            like, told = {"weight": weight, "weight_quant_map": torch.tensor(NF4)}, {"blocksize": BLOCK}
-        else:
-            by_row = self.kind == "int8_tensorwise"
-            dtype = torch.int8 if by_row else torch.float8_e4m3fn
-            scale = torch.empty((rows, 1) if by_row else (), device="meta")
-            like, told = {"weight": torch.empty(0, dtype=dtype), "weight_scale": scale}, {}
-        return packing_of({"format": self.kind}).pack(matrix, told, like, torch.round)
+            weight = torch.empty(-(-piece.numel() // 2), 1, dtype=torch.uint8, device="meta")
+            like = {"weight": weight, "weight_quant_map": torch.tensor(NF4)}
+            parts = PACKINGS[self.kind].pack(piece, {"blocksize": BLOCK}, like, torch.round)
+            return {name: parts[name] for name in ("weight", "weight_absmax", "weight_quant_map")}
+        by_row = self.kind == "int8_tensorwise"
+        dtype = torch.int8 if by_row else torch.float8_e4m3fn
+        scale = torch.empty((len(piece), 1) if by_row else (), device="meta")
+        return Scaled().pack(
+            piece, {}, {"weight": torch.empty(0, dtype=dtype), "weight_scale": scale}, torch.round, largest
+        )
 
     def _said(self, shape: tuple[int, int]) -> dict[str, bytes]:
         """The JSON beside a weight, by the end of its name."""

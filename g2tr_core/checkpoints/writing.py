@@ -25,7 +25,8 @@ from .packed import PackedTensor
 from .stored import CPU, FLOATS, TYPES, StoredTensor
 from .targets import NAMES, Entry, Target
 
-AT_ONCE = 2**25  # values of a tensor that is only copied
+AT_ONCE = 2**25  # values that are in memory together
+WHOLE = 64  # rows: so many of any width are whole blocks of every format
 GGUF_KINDS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 LONGEST_GGUF_SHAPE = 4
 
@@ -53,19 +54,27 @@ class Item:
         stays = (torch.float16, torch.float32) if self.as_stored else (torch.float16,)
         return stored if stored in stays else torch.bfloat16
 
-    def matrix(self) -> Tensor:
-        """What is packed, [N, K] fp32."""
-        return _once(self.source, torch.float32)
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The shape [N, K] of what is packed."""
+        return self.source.shape[0], self.source.shape[1]
 
-    def pieces(self) -> Iterator[Tensor]:
-        """What is not packed, a number of rows at a time."""
+    def wide(self) -> Iterator[Tensor]:
+        """What is not packed, some rows at a time."""
+        return self._pieces(self.dtype)
+
+    def exact(self) -> Iterator[Tensor]:
+        """What is packed, [rows, K] fp32 at a time."""
+        return self._pieces(torch.float32)
+
+    def _pieces(self, dtype: torch.dtype) -> Iterator[Tensor]:
         shape = self.source.shape
-        step = max(AT_ONCE // max(prod(shape[1:]), 1), 1)
+        step = max(AT_ONCE // max(prod(shape[1:]), 1) // WHOLE, 1) * WHOLE
         if len(shape) < 2 or shape[0] <= step:
-            yield _once(self.source, self.dtype)
+            yield _once(self.source, dtype)
             return
         for first in range(0, shape[0], step):
-            yield _once(self.source.rows(first, min(step, shape[0] - first)), self.dtype)
+            yield _once(self.source.rows(first, min(step, shape[0] - first)), dtype)
 
 
 def _once(source: StoredTensor, dtype: torch.dtype) -> Tensor:
@@ -93,11 +102,10 @@ def write_safetensors(
     """
     entries: dict[str, Entry] = {}
     for item in items:
-        shape = item.source.shape
         if item.target is None:
-            entries[item.name] = NAMES[item.dtype], shape
+            entries[item.name] = NAMES[item.dtype], item.source.shape
         else:
-            entries |= item.target.entries(item.name.removesuffix(".weight"), (shape[0], shape[1]))
+            entries |= item.target.entries(item.name.removesuffix(".weight"), item.matrix)
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, (dtype, shape) in entries.items():
@@ -110,12 +118,11 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for done, item in enumerate(items, 1):
             if item.target is None:
-                for piece in item.pieces():
+                for piece in item.wide():
                     file.write(_bytes(piece))
             else:
-                packed = item.target.pack(item.name.removesuffix(".weight"), item.matrix())
-                for name in item.target.entries(item.name.removesuffix(".weight"), item.source.shape[:2]):  # type: ignore[arg-type]
-                    file.write(_bytes(packed[name]))
+                for part in item.target.pack(item.exact, item.matrix):
+                    file.write(_bytes(part))
             tell(done, len(items))
     return size
 
@@ -179,7 +186,7 @@ def _gguf_plan(item: Item) -> tuple[str, tuple[int, ...], int]:
 
 def _gguf_data(item: Item, kind: str) -> Tensor:
     if item.target is not None and kind not in GGUF_KINDS:
-        return item.target.pack_blocks(item.matrix(), kind)
+        return item.target.pack_blocks(item.exact, item.matrix, kind)
     data = _once(item.source, item.dtype).contiguous()
     return data.flatten().view(torch.uint8) if kind == "BF16" else data
 

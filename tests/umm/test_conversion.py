@@ -26,7 +26,7 @@ from g2tr_core.errors import CheckpointError, SettingsError
 from g2tr_core.umm.conversion import convert, stays_wide
 from g2tr_core.umm.registry import models
 from tests.goldens import BAGEL_TINY
-from tests.quantised import is_matrix, quantised_copy
+from tests.quantised import bnb_nf4, is_matrix, quantised_copy
 
 LARGEST_ERROR = {"fp8": 0.028, "int8": 0.012, "nf4": 0.11, "gguf-q8_0": 0.008, "gguf-q4_0": 0.115}
 WIDE_BAGEL = ("embed_tokens", "lm_head", "norm", "connector", "vae2llm", "llm2vae", "time_embedder")
@@ -164,6 +164,20 @@ def test_tables_are_packed_where_that_is_wanted(tmp_path: Path, target: str) -> 
         assert isinstance(weights[name], PackedTensor)
     model = umm.load(path, tokenizer=CHECKPOINT)
     assert model.answer(model.read(SAMPLE.picture), "What color is the largest object?").text == "yellow"
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if TARGETS[name].kind])
+def test_a_large_matrix_is_packed_in_pieces(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same bytes as in one piece; of a packed source too, some rows of which cannot be had alone."""
+    quantised = quantised_copy(CHECKPOINT, tmp_path / "nf4", bnb_nf4) / "ema.safetensors"
+    for source, name in ((CHECKPOINT, "wide"), (quantised, "packed")):
+        whole, pieces = output_of(tmp_path, target), output_of(tmp_path / name, target)
+        pieces.parent.mkdir()
+        convert(source, whole, target, tokenizer=CHECKPOINT, vae=CHECKPOINT / "ae.safetensors", tables=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(writing, "AT_ONCE", 20_000)
+            convert(source, pieces, target, tokenizer=CHECKPOINT, vae=CHECKPOINT / "ae.safetensors", tables=True)
+        assert whole.read_bytes() == pieces.read_bytes()
 
 
 def test_modulations_of_a_dit_stay_wide() -> None:

@@ -18,13 +18,18 @@ class Scaled(Packing):
         """See `Packing`; the product is rounded once."""
         return parts["weight"].to(dtype, copy=True).mul_(parts["weight_scale"])
 
-    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round) -> Parts:
-        """See `Packing`; the largest magnitude becomes the largest number. fp8 always goes to the nearest."""
+    def pack(self, matrix: Tensor, told: Told, like: Parts, around: Round, largest: Tensor | None = None) -> Parts:
+        """See `Packing`; the largest magnitude becomes the largest number. fp8 always goes to the nearest.
+
+        `largest` is the magnitude that does, [] or [N, 1]; for rows of a matrix whose scale is one for all.
+        """
         dtype, by_row = like["weight"].dtype, like["weight_scale"].numel() > 1
         most = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
         pieces = matrix.split(rows_at_once(matrix))
-        largest = torch.cat([piece.abs().amax(1, keepdim=True) for piece in pieces])  # [N, 1]
-        scale = (largest if by_row else largest.max()) / most
+        if largest is None:
+            largest = torch.cat([piece.abs().amax(1, keepdim=True) for piece in pieces])  # [N, 1]
+            largest = largest if by_row else largest.max()
+        scale = largest / most
         inverse = 1 / torch.where(scale == 0, 1, scale).expand(len(matrix), 1)
         packed = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
         for piece, factor, into in zip(
