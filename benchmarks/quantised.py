@@ -3,8 +3,13 @@
 Converts the demo into every format that `g2tr convert` writes, loads each file with nothing beside it but the
 tokenizer, and compares with the weights as they are: matrices, hidden states behind some layers of a picture that is
 read, the velocity of a denoising step, answers, and edits. Errors are ‖a − b‖ / ‖b‖, computed in fp32, so that nothing
-but the weights differs. With `--peak` it converts a checkpoint of the released widths (one layer of each kind, zeros)
-in processes of their own and prints the highest resident size of each.
+but the weights differs.
+
+With `--peak` it converts a checkpoint of the released widths (one layer of each kind) in processes of their own, and
+with `--whole` one of all layers, and prints the time and the highest resident size of each. Resident are the process's
+own pages and those of files that it has mapped, which the system drops where memory is short; the own ones (RssAnon)
+are printed too. The checkpoint is a sparse file with random values at the beginning of each tensor, and holes, which
+are read as zeros: neither memory nor time depends on values. It needs no disk, but what is written does: up to 30 GB.
 """
 
 from __future__ import annotations
@@ -12,11 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +36,7 @@ from torch import Tensor
 
 from g2tr_core.checkpoints.formats.registry import read_weights
 from g2tr_core.checkpoints.load_config import IN_LAYERS
-from g2tr_core.checkpoints.stored import CPU, stored_tensors
+from g2tr_core.checkpoints.stored import CPU, StoredTensor, stored_tensors
 from g2tr_core.checkpoints.targets import TARGETS
 from g2tr_core.checkpoints.writing import Item, write_gguf, write_safetensors
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE
@@ -36,16 +46,18 @@ from g2tr_core.lab.quality.cases import count_of
 from g2tr_core.lab.quality.edits import EditRun
 from g2tr_core.lab.quality.world_cases import world_edits, world_questions
 from g2tr_core.umm import load
-from g2tr_core.umm.bagel.config import BagelConfig
-from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens
 from g2tr_core.umm.bagel.preprocess import grid_positions
 from g2tr_core.umm.contract import UnifiedModel
 from g2tr_core.umm.conversion import AUTOENCODER, convert
+from g2tr_core.umm.registry import Facts, models
 
 MB, GB = 1e6, 1e9
 PLAIN = Guidance(text_scale=1.0, image_scale=1.0)
 ONE_STEP = Sampling(steps=1, guidance=PLAIN)
 WIDE = "as it is"
+DEMOS = {"BAGEL": CHECKPOINT, "InternVL-U": INTERNVLU}
+LAYER = re.compile(r"\.(?:layers?|blocks|transformer_blocks)\.(\d+)\.")
+DRAWN = 2**15  # random values at the beginning of each tensor
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -157,35 +169,79 @@ def normal(formats: Sequence[str], folder: Path) -> None:
         print(f"| {each} | {100 * error(found, matrix):.2f} % | {target.bits:g} |")
 
 
-def wide_checkpoint(folder: Path) -> Path:
-    """A checkpoint of the released widths with one layer of each kind, all zeros: a sparse file takes no disk."""
-    config = BagelConfig(layers=1, vit_layers=1)
-    network = BagelNetwork(config, SpecialTokens(0, 1, 2, 3), device="meta")
+def wide_checkpoint(folder: Path, known: Facts, *, whole: bool) -> Path:
+    """A file of a release's names and shapes in bf16 with the demo's autoencoder, all layers or the first of each kind.
+
+    Its data are holes but for the beginning of each tensor.
+    """
+    module, name = known.implementation
+    network = getattr(import_module(module, "g2tr_core.umm"), name).released()
+    state = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    chosen = {key: shape for key, shape in state.items() if whole or {*LAYER.findall(key)} <= {"0"}}
+    small = {key: t.load(torch.bfloat16, CPU) for key, t in autoencoder_of(DEMOS[known.name]).items()}
+    drawn = torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     header: dict[str, Any] = {}
     end = 0
-    for name, tensor in network.state_dict().items():
-        begin, end = end, end + 2 * tensor.numel()
-        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    for key, shape in {**chosen, **{f"{AUTOENCODER}{key}": tuple(t.shape) for key, t in small.items()}}.items():
+        begin, end = end, end + 2 * prod(shape)
+        header[key] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    with (folder / "ema.safetensors").open("wb") as file:
+    path = folder / "release.safetensors"
+    with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-    (folder / "ae.safetensors").write_bytes((CHECKPOINT / "ae.safetensors").read_bytes())
-    return folder
+        for key, entry in header.items():
+            begin, end = entry["data_offsets"]
+            values = small[key.removeprefix(AUTOENCODER)] if key.startswith(AUTOENCODER) else drawn
+            file.seek(8 + len(text) + begin)
+            file.write(values.flatten()[: (end - begin) // 2].view(torch.uint8).numpy().data)
+    return path
 
 
-def peaks(formats: Sequence[str], folder: Path) -> None:
-    """Print the highest resident size of converting a checkpoint of the released widths."""
-    source = wide_checkpoint(folder)
-    size = (source / "ema.safetensors").stat().st_size
-    print(f"\n| Converting {size / GB:.1f} GB of the released widths to | Peak, GB | File, GB |\n|---|---:|---:|")
+def autoencoder_of(folder: Path) -> dict[str, StoredTensor]:
+    """Tensors of a demo's autoencoder."""
+    found = list(folder.glob("ae.safetensors")) or list((folder / "vae").glob("*.safetensors"))
+    return stored_tensors(found[0])
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """The highest resident size of this process in bytes, and of its own pages alone, as Linux counts them; seconds."""
+    seen = {"resident": 0.0, "own": 0.0, "seconds": 0.0}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            for name, field in (("resident", "VmHWM"), ("own", "RssAnon")):
+                found = re.search(rf"{field}:\s+(\d+) kB", status)
+                seen[name] = max(seen[name], 1024.0 * int(found[1]) if found else 0.0)
+
+    watcher, began = threading.Thread(target=watch), time.monotonic()
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+        seen["seconds"] = time.monotonic() - began
+
+
+def peaks(formats: Sequence[str], folder: Path, known: Facts, *, whole: bool, tables: bool) -> None:
+    """Print what converting a release takes in each format."""
+    source = wide_checkpoint(folder, known, whole=whole)
+    size = source.stat().st_size
+    what = f"{known.name}, {size / GB:.1f} GB {'' if whole else 'of its widths '}{'with --tables ' if tables else ''}to"
+    print(f"\n| {what} | Peak, GB | Own pages, GB | Minutes | File, GB |\n|---|---:|---:|---:|---:|")
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for name in formats:
         output = folder / f"out.{'gguf' if TARGETS[name].is_gguf else 'safetensors'}"
-        command = [sys.executable, __file__, "--job", str(source), str(output), name]
+        command = [sys.executable, __file__, "--job", str(source), str(output), name, *(["--tables"] if tables else [])]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=paths)
-        peak = json.loads(done.stdout.splitlines()[-1])
-        print(f"| {name} | {peak / GB:.2f} | {output.stat().st_size / GB:.2f} |", flush=True)
+        seen = json.loads(done.stdout.splitlines()[-1])
+        sizes = [f"{seen[key] / GB:.2f}" for key in ("resident", "own")]
+        row = [name, *sizes, f"{seen['seconds'] / 60:.1f}", f"{output.stat().st_size / GB:.2f}"]
+        print(f"| {' | '.join(row)} |", flush=True)
         output.unlink()
 
 
@@ -197,16 +253,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--edits", type=int, default=60, help="edits a format (60)")
     parser.add_argument("--formats", nargs="+", choices=TARGETS, default=[*TARGETS], help="some of them (all)")
     parser.add_argument("--peak", action="store_true", help="only the memory of converting at the released widths")
+    parser.add_argument("--whole", action="store_true", help="only that of converting whole releases (minutes, 30 GB)")
+    parser.add_argument("--model", choices=[*DEMOS], default="BAGEL", help="with these two: of which (BAGEL)")
+    parser.add_argument("--tables", action="store_true", help="with these two: as that of convert")
+    parser.add_argument("--folder", help="with these two: where they write (the system's for temporary files)")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.job:
-        convert(*options.job)
-        unit = 1 if sys.platform == "darwin" else 1024
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+        torch.set_num_threads(1)
+        with watched() as seen:
+            convert(*options.job, tables=options.tables)
+        print(json.dumps(seen))
         return 0
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.peak:
-            peaks(options.formats, Path(temporary))
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        if options.peak or options.whole:
+            known = next(known for known in models() if known.name == options.model)
+            peaks(options.formats, Path(temporary), known, whole=options.whole, tables=options.tables)
         else:
             counts = (1, 1) if options.quick else (options.answers, options.edits)
             normal(options.formats, Path(temporary))

@@ -76,6 +76,7 @@ function showText(node, text) {
   const { element: box } = widgetOf(node, TEXT) ?? addText(node, lines);
   const columns = Math.max(20, Math.floor((node.size[0] - 2 * MARGIN - 24) / LETTER));
   const wide = (line) => [...line].reduce((sum, letter) => sum + (letter > "\u2e80" ? 2 : 1), 0);
+  if (most < MOST_LINES) box.style.contain = "size"; // Nodes 2.0 would make room for all of the text
   box.textContent = [text].flat().join("\n");
   const needed = box.textContent.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(wide(line) / columns)), 0);
   box.style.minHeight = `${heightOf(Math.min(most, Math.max(lines, needed)))}px`;
