@@ -51,5 +51,9 @@ class CheckpointError(G2TRError):
     """Weights, a configuration or a tokenizer are missing, broken, or of another model."""
 
 
+class StoreError(G2TRError):
+    """A result cannot be written: the disk is full, or the folder may not be changed."""
+
+
 class OutOfMemoryError(G2TRError):
     """The device has no memory left. Raised when the failed tensors are gone already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..jobs.fleet import Cluster, Fleet
 from ..jobs.lists import Entry
 from ..jobs.records import Job
 from ..jobs.store import Store
+from ..jobs.table import check_parquet
 from ..jobs.work import SETTINGS
 from .commands import load_model
 from .options import given
@@ -34,7 +35,9 @@ def run(args: Namespace, console: Console) -> int:
     entries, folder = _listed(args)
     part = args.shard or (1, 1)
     entries = lists.shard(entries, *part)
-    keep = partial(Store, folder=folder, picture=f".{args.format}", overwrite=args.overwrite, part=part)
+    table = _is_table(args, entries)
+    picture = ".png" if table else f".{args.format}"
+    keep = partial(Store, folder=folder, picture=picture, overwrite=args.overwrite, part=part, table=table)
     store = keep()
     places = [path_of(args.model or CHECKPOINT, "model"), *(Path(each) for each in (args.vae, args.tokenizer) if each)]
     loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens))
@@ -66,6 +69,20 @@ def _cluster(args: Namespace) -> Cluster | None:
         fix = "Leave it out, or choose cpu or cuda"
         raise SettingsError("Ray gives each worker a GPU of its own", where="--device", fix=fix)
     return Cluster(args.ray, args.workers, cpu=args.device == "cpu")
+
+
+def _is_table(args: Namespace, entries: Sequence[Entry]) -> bool:
+    """Whether the results are a table."""
+    if args.format != "parquet" and Path(args.output or "").suffix.lower() != ".parquet":
+        return False
+    if args.output is None:
+        raise SettingsError("nothing says where the table goes", where="--output", fix="Add -o FOLDER")
+    for entry in entries:
+        if entry.job.task != "ask":
+            fix = "Choose png, jpg or webp, and a folder that does not end in .parquet"
+            raise SettingsError("a table holds answers, no pictures", where=entry.where or "--format", fix=fix)
+    check_parquet()
+    return True
 
 
 def _absolute(args: Namespace) -> Namespace:

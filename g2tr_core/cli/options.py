@@ -106,7 +106,10 @@ def _many(parser: ArgumentParser, prompt: str | None = None, beside: str = "") -
     parser.add_argument("--workers", type=_count, metavar="N", help="models at once, with --ray (one a GPU, or 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace other files where results go")
     parser.add_argument(
-        "--format", choices=("png", "jpg", "webp"), default="png", help="of pictures that are made (png)"
+        "--format",
+        choices=("png", "jpg", "webp", "parquet"),
+        default="png",
+        help="of pictures that are made (png); parquet: answers in a table, as with -o NAME.parquet",
     )
 
 

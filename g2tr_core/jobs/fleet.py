@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from ..errors import CheckpointError, G2TRError, OutOfMemoryError, SettingsError
+from ..errors import CheckpointError, G2TRError, OutOfMemoryError, SettingsError, StoreError
 from ..umm.contract import UnifiedModel
 from .bulk import Tally, ahead, check_entry, followed, grouped
 from .lists import Entry, entry_of, record_of
 from .records import Job
-from .store import Store, StoreError
+from .store import Store
 from .worker import Outcome, Worker
 
 KNOCK = 10.0  # seconds until a cluster must have answered

@@ -14,18 +14,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
-from ..errors import G2TRError, SettingsError
+from ..errors import SettingsError, StoreError
 from ..files import hold, open_regular, share, temporary, write_whole
 from .lists import Entry
 from .records import digest
+from .table import write_parts
 
 HIDDEN = ".g2tr"
 LINGER = 60.0  # seconds in which the workers of a run that was killed must have ended, too
 NAMES = {"ask": ".txt"}  # extensions of results that are texts
-
-
-class StoreError(G2TRError):
-    """A result cannot be written: the disk is full, or the folder may not be changed."""
 
 
 class Store:
@@ -36,6 +33,7 @@ class Store:
         picture: extension of pictures that are made, such as `.png`.
         overwrite: replace files that are there already and are not the result.
         part: which shard this is of how many. Lists of results and failures are called by it.
+        table: the list of results is Parquet, and holds the texts, which are in no files of their own then.
         shared: several processes write results of this part at once. Temporary files are then called by who writes
             them, too: two pictures that are alike have one record.
     """
@@ -47,9 +45,11 @@ class Store:
         picture: str = ".png",
         overwrite: bool = False,
         part: tuple[int, int] = (1, 1),
+        table: bool = False,
         shared: bool = False,
     ) -> None:
-        self.folder, self.picture, self._overwrite, self._shared = folder, picture, overwrite, shared
+        self.folder, self.picture, self.table = folder, picture, table
+        self._overwrite, self._shared = overwrite, shared
         self._tag = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
         self._failures: BinaryIO | None = None
         self._held: BinaryIO | None = None
@@ -111,13 +111,14 @@ class Store:
 
     @property
     def results(self) -> Path:
-        """The list of results, a JSON object a line."""
-        return self.folder / f"results{self._tag}.jsonl"
+        """The list of results: a JSON object a line, or the folder of a table's parts."""
+        return self.folder if self.table else self.folder / f"results{self._tag}.jsonl"
 
     @property
     def failures(self) -> Path:
-        """The list of what failed, likewise; not there where nothing did."""
-        return self.folder / f"failures{self._tag}.jsonl"
+        """The list of what failed, a JSON object a line; not there where nothing did."""
+        hidden = "_" if self.table else ""  # what reads a folder as one table leaves such names out
+        return self.folder / f"{hidden}failures{self._tag}.jsonl"
 
     def record(self, key: str) -> dict[str, Any] | None:
         """What is known of a finished job; None where it is not finished, or a disk has damaged what was known."""
@@ -152,7 +153,8 @@ class Store:
         """
         with self._lock:
             self._write(self._record(key), _line({**said, "digest": digest(content)}), by)
-            self._write(place, content, by)
+            if not self.table:
+                self._write(place, content, by)
 
     def fail(self, said: Mapping[str, Any]) -> None:
         """Add a line to the list of failures. The first one of a run replaces those of earlier runs."""
@@ -163,7 +165,10 @@ class Store:
 
     def close(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """End a run: write the list of results, and take an old list of failures away where nothing failed."""
-        write_whole(self.results, (_line(line) for line in lines), StoreError, mark=self._tag)
+        if self.table:
+            write_parts(self.folder, self._tag, lines)
+        else:
+            write_whole(self.results, (_line(line) for line in lines), StoreError, mark=self._tag)
         if self._failures is None:
             self.failures.unlink(missing_ok=True)
         self.release()
@@ -177,6 +182,8 @@ class Store:
 
     def _finished(self, key: str, place: Path, by: str) -> bool:
         known = self.record(key)
+        if self.table:
+            return known is not None
         if known is None:
             if place.exists() and not self._overwrite:
                 fix = "Choose another output folder, or overwrite"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..errors import G2TRError
+from ..errors import G2TRError, StoreError
 from ..images import encoded
 from ..umm.contract import UnifiedModel
 from ..umm.reading import Reading
 from .lists import Entry
 from .records import Job, Result, hash_of
-from .store import Store, StoreError, as_file
+from .store import Store, as_file
 from .work import Prepared, prepare, read, run
 
 State = Literal["done", "found", "failed"]

@@ -11,6 +11,7 @@ import pytest
 
 from g2tr_core.cli import batch, main
 from g2tr_core.embedded import SCENES
+from g2tr_core.jobs import table
 from g2tr_core.jobs.bulk import Tally
 
 
@@ -59,6 +60,30 @@ def test_a_list_in_shards(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"What failed and why: {failures}" in capsys.readouterr().err
 
 
+def test_a_table(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: Parquet was NOT tried")
+    monkeypatch.setattr(table, "ROWS", 2)
+    (folder / "broken.png").write_bytes(b"")
+    question, out = "What color is the largest object?", tmp_path / "captions.parquet"
+    assert main(["batch", "ask", str(folder), question, "How many objects are there?", "-o", str(out)]) == 1
+    made = sorted(path.name for path in out.iterdir())
+    assert made == [".g2tr", "_failures.jsonl", *(f"part-0000{n}.parquet" for n in range(3))]
+    rows = parquet.read_table(out).to_pylist()
+    assert [row["name"] for row in rows] == [f"scene-{n}.{q}" for n in (1, 2, 3) for q in (1, 2)]
+    first = rows[0]
+    assert (first["text"], first["prompt"], first["images"]) == ("yellow", question, [str(folder / "scene-1.png")])
+    assert (first["visual_tokens_before"], first["visual_tokens_after"], first["settings"]) == (64, 32, "{}")
+
+    before = {path: path.read_bytes() for path in out.glob("*.parquet")}
+    (out / "part-00001.parquet").unlink()  # as after a kill
+    monkeypatch.setattr(batch, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert main(["batch", "ask", str(folder), question, "How many objects are there?", "-o", str(out)]) == 1
+    assert {path: path.read_bytes() for path in out.glob("*.parquet")} == before
+    (folder / "broken.png").unlink()
+    assert main(["batch", "ask", str(folder), question, "-o", str(out)]) == 0, "what is done has another name now"
+    assert len(parquet.read_table(out)) == 3 and not (out / "part-00002.parquet").exists()
+
+
 def test_texts_become_pictures_and_pictures_others(tmp_path: Path, folder: Path) -> None:
     (folder / "fox.txt").write_text("A red circle on a navy background.")
     assert (
@@ -85,6 +110,9 @@ def test_texts_become_pictures_and_pictures_others(tmp_path: Path, folder: Path)
         (["ask", ".", "Q", "--model", "none"], "there is no model here"),
         (["ask", ".", "Q", "--keep-ratio", "2"], "keep_ratio: 2.0 is out of range"),
         (["ask", ".", " "], "question: the text is empty"),
+        (["ask", ".", "Q", "--format", "parquet"], "--output: nothing says where the table goes"),
+        (["edit", ".", "Q", "-o", "a.parquet"], "--format: a table holds answers, no pictures"),
+        (["ask", ".", "Q", "-o", "a.parquet"], "writing Parquet needs pyarrow, which is not installed. Run: pip"),
         (["ask", ".", "Q", "--workers", "2"], "--workers: workers are Ray's"),
         (["ask", ".", "Q", "--ray", "--device", "cuda:1"], "--device: Ray gives each worker a GPU of its own"),
         (["ask", ".", "Q", "--ray"], "ray: Ray is not installed. Run: pip install 'g2tr[ray]'"),
@@ -98,7 +126,8 @@ def test_what_is_wrong_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(sys.modules, "ray", None)
+    for library in ("ray", "pyarrow"):
+        monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(batch, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert main(["batch", *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -22,12 +22,12 @@ from PIL import Image
 
 from g2tr_core.cli import batch, main
 from g2tr_core.embedded import CHECKPOINT
-from g2tr_core.errors import SettingsError
+from g2tr_core.errors import SettingsError, StoreError
 from g2tr_core.jobs import worker
 from g2tr_core.jobs.bulk import Bulk, Tally, ahead, fingerprint
 from g2tr_core.jobs.lists import Entry, of_folder
 from g2tr_core.jobs.records import Job
-from g2tr_core.jobs.store import Store, StoreError
+from g2tr_core.jobs.store import Store
 from g2tr_core.jobs.work import prepare, run
 from g2tr_core.lab.world.render import render, to_image
 from g2tr_core.lab.world.scene import sample_scene

@@ -21,12 +21,12 @@ import psutil
 import pytest
 
 from g2tr_core.embedded import CHECKPOINT
-from g2tr_core.errors import CheckpointError, SettingsError
+from g2tr_core.errors import CheckpointError, SettingsError, StoreError
 from g2tr_core.jobs import fleet
 from g2tr_core.jobs.bulk import Bulk, Tally, fingerprint
 from g2tr_core.jobs.fleet import Cluster, Fleet, RayWorker, looked_up
 from g2tr_core.jobs.lists import Entry, of_folder, record_of
-from g2tr_core.jobs.store import Store, StoreError
+from g2tr_core.jobs.store import Store
 from g2tr_core.umm import load
 from g2tr_core.umm.contract import UnifiedModel
 from tests.goldens import REPOSITORY
