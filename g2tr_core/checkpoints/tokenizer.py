@@ -143,8 +143,8 @@ def said_ids(header: Mapping[str, Any]) -> dict[str, int | None]:
 
 def said_home(header: Mapping[str, Any]) -> str:
     """Where the weights' header says that the tokenizer is from; empty if it does not."""
-    repository = _said(header).get("repository")
-    return f"these weights need that of {shown(repository)}" if isinstance(repository, str) else ""
+    whose = _said(header).get("repository", _said(header).get("folder"))
+    return f"these weights need that of {shown(whose)}" if isinstance(whose, str) else ""
 
 
 def _said(header: Mapping[str, Any]) -> Mapping[str, Any]:

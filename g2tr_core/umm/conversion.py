@@ -157,7 +157,7 @@ def _header(known: Facts, layout: Layout, home: Path, target: Target) -> dict[st
         "model": known.name,
         "format": target.name,
         "files": files,
-        "tokenizer": _tokenizer(known, home) or before.get("tokenizer", {}),
+        "tokenizer": _tokenizer(known, home, _is_released(known, layout)) or before.get("tokenizer", {}),
     }
 
 
@@ -176,15 +176,25 @@ def _configuration(known: Facts, folder: Path, home: Path) -> dict[str, Any]:
     return files
 
 
-def _tokenizer(known: Facts, home: Path) -> dict[str, Any]:
-    """Which tokenizer the weights need: whose it is, and ids of tokens by which it is known."""
+def _is_released(known: Facts, layout: Layout) -> bool:
+    """Whether weights have an embedding of the released size, and so the released tokenizer."""
+    rows = [tensor.shape[0] for name, tensor in layout.network.items() if TABLES.search(name)]
+    return set(rows) == {known.embedding_rows}
+
+
+def _tokenizer(known: Facts, home: Path, released: bool) -> dict[str, Any]:
+    """Which tokenizer the weights need: whose it is, and ids of tokens by which it is known; empty if nothing tells.
+
+    One that is not released goes by the name of its folder.
+    """
+    whose = {"repository": known.download.repository} if released else {}
     try:
-        tokenizer, _ = load_tokenizer(_homes(known, home), known.name)
+        tokenizer, found = load_tokenizer(_homes(known, home), known.name)
     except CheckpointError:
-        return {"repository": known.download.repository}
+        return whose
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in known.tokens if token in vocabulary}
-    return {"repository": known.download.repository, "tokens": len(vocabulary), "token_ids": ids}
+    return {**(whose or {"folder": real(found).name}), "tokens": len(vocabulary), "token_ids": ids}
 
 
 def _homes(known: Facts, home: Path) -> list[Path]:

@@ -73,6 +73,7 @@ class Facts:
         speed: what nodes and the command take where nobody says otherwise. Its own `sampling` is exact, as published.
         unused_sampling: settings of `Sampling` and `Guidance` that it does not use.
         autoencoder_parameters: how many numbers its autoencoder has.
+        embedding_rows: of the released language model; weights with others have a tokenizer of their own.
         configuration: the configuration files that are read, of those in the released folder.
         tokens: tokens that have a meaning of their own, by which a tokenizer is known to be its own.
         tokenizer_folders: where in the released folder the tokenizer may be, the likeliest first.
@@ -94,6 +95,7 @@ class Facts:
     thinking: Decoding
     thinks_before: frozenset[Purpose]
     autoencoder_parameters: int
+    embedding_rows: int
     configuration: tuple[str, ...]
     tokens: tuple[str, ...]
     tokenizer_folders: tuple[str, ...] = ("",)

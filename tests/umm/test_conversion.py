@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import gguf
@@ -23,8 +24,9 @@ from g2tr_core.cli import main
 from g2tr_core.cli.options import FORMATS
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE
 from g2tr_core.errors import CheckpointError, SettingsError
+from g2tr_core.umm import conversion
 from g2tr_core.umm.conversion import convert, stays_wide
-from g2tr_core.umm.registry import models
+from g2tr_core.umm.registry import Facts, models
 from tests.goldens import BAGEL_TINY
 from tests.quantised import bnb_nf4, is_matrix, quantised_copy
 
@@ -79,8 +81,32 @@ def test_says_what_it_is_and_needs(converted: tuple[str, Path]) -> None:
     said = json.loads(file.metadata["g2tr"])
     assert (said["model"], said["format"]) == ("BAGEL", target)
     assert said["files"]["llm_config.json"] == json.loads((CHECKPOINT / "llm_config.json").read_text())
-    assert said["tokenizer"]["repository"] == models()[0].download.repository
-    assert set(said["tokenizer"]["token_ids"]) == set(models()[0].tokens)
+    assert said["tokenizer"]["folder"] == CHECKPOINT.name and "repository" not in said["tokenizer"]
+    assert said["tokenizer"]["tokens"] < 1000 and set(said["tokenizer"]["token_ids"]) == set(models()[0].tokens)
+    with pytest.raises(CheckpointError, match=f"need that of {CHECKPOINT.name}"):
+        umm.load(path)
+
+
+@pytest.mark.parametrize("known", models(), ids=lambda known: known.name)
+def test_released_weights_need_the_released_tokenizer(known: Facts, tmp_path: Path) -> None:
+    """Known by the rows of their tables, whether a tokenizer lies beside them or not; nothing is known of others."""
+    module, name = known.implementation
+    state = getattr(import_module(module, "g2tr_core.umm"), name).released().state_dict()
+    tables = {key: tensor for key, tensor in state.items() if conversion.TABLES.search(key)}
+    rows = {tensor.shape[0] for tensor in tables.values()}
+    assert rows == {known.embedding_rows}
+    for released, expected in ((True, {"repository": known.download.repository}), (False, {})):
+        assert conversion._tokenizer(known, tmp_path, released) == expected
+
+
+def test_a_converted_file_still_knows_its_tokenizer_when_it_is_converted_alone(tmp_path: Path) -> None:
+    convert(CHECKPOINT, tmp_path / "once.safetensors", "fp8")
+    convert(tmp_path / "once.safetensors", tmp_path / "twice.safetensors", "int8")
+    once, twice = (
+        json.loads(next(iter(stored_tensors(tmp_path / f"{name}.safetensors").values())).file.metadata["g2tr"])
+        for name in ("once", "twice")
+    )
+    assert twice["tokenizer"] == once["tokenizer"] and once["tokenizer"]["folder"] == CHECKPOINT.name
 
 
 def test_gguf_files_are_those_of_the_package(tmp_path: Path) -> None:

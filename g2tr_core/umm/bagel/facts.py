@@ -41,6 +41,7 @@ BAGEL = Facts(
     thinks_before=frozenset(("answer", "edit")),
     speed="balanced",  # which kept all right edits of the experiment (docs/speed.md)
     autoencoder_parameters=83_819_683,
+    embedding_rows=152_064,
     configuration=("llm_config.json", "vit_config.json", "config.json"),
     tokens=("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     other_folder="bagel",

@@ -30,6 +30,7 @@ INTERNVLU = Facts(
     thinking=Decoding(max_tokens=200),
     thinks_before=frozenset(("edit",)),
     autoencoder_parameters=126_892_531,
+    embedding_rows=151_936,
     configuration=("vlm/config.json", "generation_decoder/config.json", "processor_config.json"),
     tokens=("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
     tokenizer_folders=("processor", ""),
