@@ -54,9 +54,9 @@ def job(tree: Path, side: int) -> dict[str, float]:
         getattr(common, name).__globals__["dtype_on"] = lambda device: torch.bfloat16
     model: Any = common.random_bagel("quarter", torch.device("cpu"))
     try:
-        from g2tr_core.nn.memory_format import channels_last
+        from g2tr_core.nn import convolutions
 
-        channels_last(model.vae)  # as its loader does
+        convolutions.prepare(model.vae)  # as its loader does
     except ImportError:
         pass
     picture = common.random_picture(side)

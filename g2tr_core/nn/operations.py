@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import products
 from .packings import Parts, Told, packing_of, running
 
 Operations = Any  # a namespace with Linear, Embedding, LayerNorm, RMSNorm and Conv2d, constructed like torch.nn's
@@ -60,9 +60,9 @@ class CastingLinear(PackedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out] in the dtype of `input`."""
-        bias = None if self.bias is None else self.bias.to(input.dtype)
         if self.told is None:
-            return F.linear(input, self.weight.to(input.dtype), bias)
+            return products.linear(input, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
         return running.linear(packing_of(self.told), self._parts(), self.told, self.matrix, input, bias)
 
 
@@ -88,12 +88,20 @@ class CastingEmbedding(PackedLayer, LoadedEmbedding):
 
 
 loaded = SimpleNamespace(
-    Linear=nn.Linear, Embedding=LoadedEmbedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
+    Linear=products.Linear,
+    Embedding=LoadedEmbedding,
+    LayerNorm=nn.LayerNorm,
+    RMSNorm=nn.RMSNorm,
+    Conv2d=products.Conv2d,
 )
 """torch.nn's layers for weights that come from a file in the type in which they are used."""
 
 casting = SimpleNamespace(
-    Linear=CastingLinear, Embedding=CastingEmbedding, LayerNorm=nn.LayerNorm, RMSNorm=nn.RMSNorm, Conv2d=nn.Conv2d
+    Linear=CastingLinear,
+    Embedding=CastingEmbedding,
+    LayerNorm=nn.LayerNorm,
+    RMSNorm=nn.RMSNorm,
+    Conv2d=products.Conv2d,
 )
 
 FLOAT8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))

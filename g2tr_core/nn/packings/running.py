@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .. import products
 from .packing import Packing, Parts, Shape, Told
 
 AT_ONCE = 2**25  # values that are multiplied out together: 134 MB while they are fp32
@@ -23,12 +23,12 @@ def linear(packing: Packing, parts: Parts, told: Told, shape: Shape, input: Tens
     """input [..., K] through a packed matrix [N, K] -> [..., N] in the dtype of `input`; bias [N] of the same dtype."""
     pieces = _pieces(packing, told, shape, input.device)
     if len(pieces) == 1:
-        return F.linear(input, packing.multiply_out(parts, told, shape, input.dtype), bias)
+        return products.linear(input, packing.multiply_out(parts, told, shape, input.dtype), bias)
     out = []
     for rows in pieces:
         taken = packing.take(parts, told, shape, rows)
         some = packing.multiply_out(taken, told, (len(rows), shape[1]), input.dtype)
-        out.append(F.linear(input, some, None if bias is None else bias[rows]))
+        out.append(products.linear(input, some, None if bias is None else bias[rows]))
     return torch.cat(out, dim=-1)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...nn.decoder import Block, LanguageModel
 from ...nn.kv_cache import KVPrefix, ScratchBlock
-from ...nn.operations import Operations
+from ...nn.operations import Operations, loaded
 from ...nn.patches import patchify, unpatchify
 from ..values import Grid
 from .config import BagelConfig
@@ -88,7 +88,7 @@ class BagelNetwork(nn.Module):
         config: BagelConfig,
         tokens: SpecialTokens,
         *,
-        operations: Operations = nn,
+        operations: Operations = loaded,
         compute_dtype: torch.dtype = torch.float32,
         **factory: Any,
     ) -> None:

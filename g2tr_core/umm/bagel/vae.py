@@ -20,7 +20,7 @@ from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.sizes import Shapes
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
-from ...nn.memory_format import channels_last
+from ...nn import convolutions
 from ..values import IN_TILES
 from .tiles import statistics_of_the_whole
 
@@ -164,7 +164,7 @@ def load_autoencoder(
     autoencoder.requires_grad_(False).eval()
     loaded = {name: tensor.load(dtype, device) for name, tensor in tensors.items()}
     autoencoder.kl.load_state_dict(loaded, assign=True)
-    channels_last(autoencoder)
+    convolutions.prepare(autoencoder)
     return autoencoder
 
 

@@ -8,9 +8,10 @@ next frame. Names and shapes of the weights remain those of the released file.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
 from torch import Tensor, nn
+
+from ...nn.products import conv2d
 
 
 class FrameConvolution(nn.Conv3d):
@@ -18,7 +19,7 @@ class FrameConvolution(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, 1, H, W] -> [B, O, 1, H, W]."""
-        frame = F.conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, padding="same")
+        frame = conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, padding="same")
         return frame.unsqueeze(2)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...nn.attention import attention_received
 from ...nn.decoder import Block, LanguageModel, Prefilled, Pruning
 from ...nn.kv_cache import KVPrefix
-from ...nn.operations import Operations
+from ...nn.operations import Operations, loaded
 from .config import InternVLUConfig
 from .dit import GenerationDecoder
 
@@ -237,7 +237,7 @@ class InternVLUNetwork(nn.Module):
         config: InternVLUConfig,
         special: Sequence[int],
         *,
-        operations: Operations = nn,
+        operations: Operations = loaded,
         compute_dtype: torch.dtype = torch.float32,
         **factory: Any,
     ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...checkpoints.formats.registry import read_weights
 from ...checkpoints.stored import StoredTensor, check_tensors, files_of
 from ...errors import CheckpointError, ImageError
-from ...nn.memory_format import channels_last
+from ...nn import convolutions
 from ..values import IN_TILES, scaled
 
 STRIDE = 8
@@ -114,5 +114,5 @@ def load_autoencoder(stored: Mapping[str, StoredTensor], dtype: torch.dtype, dev
     check_tensors(tensors, autoencoder.kl.state_dict(), model="Qwen-Image's autoencoder", fix=GET_VAE)
     loaded = {name: tensor.load(dtype, device) for name, tensor in tensors.items()}
     autoencoder.kl.load_state_dict(loaded, assign=True)
-    channels_last(autoencoder)
+    convolutions.prepare(autoencoder)
     return autoencoder.requires_grad_(False).eval()
