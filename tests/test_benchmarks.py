@@ -59,6 +59,12 @@ def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str
     assert "\n| --- | ---:" in capsys.readouterr().out
 
 
+def test_products_prints_which_way_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("products").main(["--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Multiplied by this processor itself: bf16") and "\n| fp16, convolution |" in printed
+
+
 def test_batch_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("batch").main(["--quick"]) == 0
     assert "\n| `g2tr batch`, two questions |" in capsys.readouterr().out

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_ROWS = 32  # below, converting a matrix takes longer than imitating its product
+FEW_ROWS = 16  # below, converting a matrix takes longer than imitating its product
 AT_ONCE = 2**25  # values of a matrix that are converted together: 134 MB in fp32
 INSTRUCTIONS = {
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
