@@ -18,6 +18,7 @@ from g2tr_core.checkpoints.packed import PackedTensor
 from g2tr_core.checkpoints.stored import CPU, stored_tensors
 from g2tr_core.nn.operations import CastingEmbedding, CastingLinear, casting
 from g2tr_core.nn.packings import PACKINGS, Parts
+from g2tr_core.nn.packings.bitsandbytes import NF4, _nearest
 from g2tr_core.nn.packings.gguf import BLOCK_TYPES
 from g2tr_core.nn.packings.scaled import Scaled
 from g2tr_core.umm.bagel.checkpoint import Parts as Loaded
@@ -268,6 +269,34 @@ def test_gguf_tensors_that_were_reshaped(tmp_path: Path) -> None:
     torch.testing.assert_close(weight.load(torch.float32, CPU), values.view(2, 3, 4, 8), atol=0.05, rtol=0)
 
 
+def test_gguf_matrices_whose_blocks_go_across_rows(tmp_path: Path) -> None:
+    """As one long row in the file; a layer runs it packed, rows alone and tables are multiplied out."""
+    values = torch.randn(6, 80)
+    writer = gguf.GGUFWriter(tmp_path / "w.gguf", "x")
+    packed = gguf.quants.quantize(values.numpy().reshape(1, 480), gguf.GGMLQuantizationType.Q8_0)
+    for name in ("fc.weight", "table.weight"):
+        writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", [6, 80])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    class Network(torch.nn.Module):
+        def __init__(self, *, operations: Any = torch.nn, compute_dtype: Any = None, **factory: Any) -> None:
+            super().__init__()
+            self.fc = operations.Linear(80, 6, bias=False, **factory)
+            self.table = operations.Embedding(6, 80, **factory)
+
+    weights = read_weights(stored_tensors(tmp_path / "w.gguf"))
+    near = {"atol": 0.05, "rtol": 0}
+    torch.testing.assert_close(weights["fc.weight"].rows(2, 3).load(torch.float32, CPU), values[2:5], **near)
+    network = load_network(Network, weights, LoadConfig(dtype=torch.float32), model="a test", fix="None")
+    assert network.fc.weight.dtype == torch.uint8 and network.table.weight.dtype == torch.float32
+    torch.testing.assert_close(network.fc(torch.eye(80)).T, values, **near)
+    torch.testing.assert_close(network.table(torch.tensor([[5, 1]])), values[[5, 1]].unsqueeze(0), **near)
+
+
 def test_position_tables_and_norms_are_multiplied_out(tmp_path: Path) -> None:
     """Some converters pack whatever is large; what no layer can hold packed is multiplied out as it is loaded."""
     tensors = {"table.pos_embed": torch.randn(32, 64), "norm.weight": torch.randn(64), "fc.weight": torch.randn(8, 64)}
@@ -292,6 +321,17 @@ def test_position_tables_and_norms_are_multiplied_out(tmp_path: Path) -> None:
     network = load_network(Network, read_weights(stored_tensors(path)), LoadConfig(), model="a test", fix="None")
     assert network.table.pos_embed.dtype == network.norm.weight.dtype == torch.bfloat16
     assert isinstance(network.fc, casting.Linear) and network.fc.weight.dtype == torch.uint8
+
+
+def test_numbers_of_nf4_are_the_nearest() -> None:
+    """Whichever way they are found."""
+    code = torch.tensor(NF4)[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    values = torch.linspace(-1.2, 1.2, 4001)
+    nearest = (values[:, None] - code).abs().min(1)
+    for around in (torch.round, torch.Tensor.round):
+        found = _nearest(values, code, around)
+        assert found.dtype == torch.uint8
+        torch.testing.assert_close((values - code[found.long()]).abs(), nearest.values, atol=1e-6, rtol=0)
 
 
 def test_says_which_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from .pool import Pool
 from .worker import KINDS
 
-SHARE = {"files": 40, "configs": 60, "pictures": 400, "settings": 200, "commands": 30, "reductions": 1000}
+SHARE = {"files": 40, "ggufs": 60, "configs": 60, "pictures": 400, "settings": 200, "commands": 30, "reductions": 1000}
 """Cases of a run without `--cases` and `--minutes`: about 40 seconds."""
 
 

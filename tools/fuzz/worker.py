@@ -20,7 +20,7 @@ CONNECTS = ("socket.connect", "socket.bind")
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 NEW_SECOND = ("os.rename", "os.link", "os.symlink")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-KINDS = ("files", "configs", "pictures", "settings", "commands", "reductions")
+KINDS = ("files", "ggufs", "configs", "pictures", "settings", "commands", "reductions")
 PRINTED = {1: "stdout", 2: "stderr"}  # where the process prints to, libraries in C too
 Result = tuple[str, str, float, float]
 """`passed`, `refused` or `failed`; why; seconds; the most MB that the process has held so far."""

@@ -15,14 +15,14 @@ from .format import Format
 
 
 def _packed(tensor: StoredTensor) -> StoredTensor:
-    """Rows of whole blocks; of what was reshaped after it was packed, one row of all."""
+    """Rows of whole blocks; of what was reshaped after it was packed, one row of the bytes of all."""
     kind = BLOCK_TYPES[tensor.dtype]
-    fits = len(tensor.shape) == 2 and tensor.shape[1] % kind.values == 0
-    rows, columns = tensor.shape if fits else (1, prod(tensor.shape))
-    size = (rows, columns // kind.values * kind.size)
+    matrix = (tensor.shape[0], tensor.shape[1]) if len(tensor.shape) == 2 else (1, prod(tensor.shape))
+    rows = matrix[0] if matrix[1] % kind.values == 0 else 1
+    size = (rows, prod(matrix) // rows // kind.values * kind.size) if rows else (0, 0)
     part = Part(replace(tensor, dtype="U8", shape=size), size, raw=torch.uint8)
     told = {"format": "gguf", "type": tensor.dtype}
-    return PackedTensor.of(tensor, (rows, columns), {"weight": part}, told, tensor.shape)
+    return PackedTensor.of(tensor, matrix, {"weight": part}, told, tensor.shape)
 
 
 def _recognise(tensors: Mapping[str, StoredTensor], _: Mapping[str, str]) -> bool:

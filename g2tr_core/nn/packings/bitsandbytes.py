@@ -94,6 +94,11 @@ class FourBit(Packing):
 def _nearest(values: Tensor, code: Tensor, around: Round) -> Tensor:
     """Numbers of values of a table, uint8; the table need not be in order."""
     table, order = code.sort()
+    if around is torch.round:  # many times faster, and the same but for what lies between two values to a rounding
+        numbers = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
+        for middle in (table[1:] + table[:-1]) / 2:
+            numbers += values > middle
+        return numbers if table.equal(code) else order.to(torch.uint8)[numbers.int()]
     above = torch.bucketize(values, table).clamp(1, len(table) - 1)
     low, high = table[above - 1], table[above]
     share = ((values - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)

@@ -51,9 +51,13 @@ class GGUF(Packing):
         pieces = [PACK[told["type"]](some.reshape(-1, values), around) for some in matrix.split(rows_at_once(matrix))]
         return {"weight": torch.cat(pieces).view(len(matrix), -1)}
 
+    def can_take(self, told: Told, shape: Shape) -> bool:
+        """See `Packing`; a file may keep a matrix as one long row, whose blocks then go across the matrix's own."""
+        return shape[1] % BLOCK_TYPES[told["type"]].values == 0
+
     def take(self, parts: Parts, told: Told, shape: Shape, rows: Tensor) -> Parts:
         """See `Packing`."""
-        return {"weight": parts["weight"][rows]}
+        return {"weight": parts["weight"].reshape(shape[0], -1)[rows]}
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
