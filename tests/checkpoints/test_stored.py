@@ -32,6 +32,7 @@ from g2tr_core.checkpoints.stored import (
     stored_tensors,
 )
 from g2tr_core.errors import CheckpointError, SettingsError
+from tests.damage import damaged, loads_or_is_refused
 
 CPU = torch.device("cpu")
 PART = Part("test network", ("mark",), ("mark",), "Give another file")
@@ -277,18 +278,9 @@ def test_says_what_a_broken_file_is(tmp_path: Path, content: bytes, told: str) -
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_is_never_a_library_error(tmp_path: Path, data: st.DataObject) -> None:
-    raw = bytearray(RAW)
-    for _ in range(data.draw(st.integers(1, 4))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "model.safetensors"
-    path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
-    try:
-        tensors = read_weights(stored_tensors(path))
-    except CheckpointError as error:
-        assert error.fix and str(path) in str(error)
-    else:
-        for tensor in tensors.values():
-            tensor.load(torch.bfloat16, CPU)
+    path.write_bytes(damaged(RAW, data))
+    loads_or_is_refused(path)
 
 
 def test_reads_json_objects(tmp_path: Path) -> None:
