@@ -6,6 +6,7 @@ from .answer import Ask
 from .compare import Compare
 from .conditioning import Conditioning
 from .edit import Edit
+from .folder import CaptionFolder
 from .guider import Guider
 from .imagine import Imagine
 from .load import LoadModel
@@ -21,5 +22,6 @@ from .token_map import TokenMap
 
 NODES = [
     *(LoadModel, SampleScene, ReductionNode, Read, Ask, Edit, Imagine, Options, TokenMap, ReportNode, Compare),
+    CaptionFolder,
     *(ToCore, LoadLoRA, Conditioning, Guider, Noise),  # for ComfyUI's own samplers
 ]

@@ -27,6 +27,7 @@ TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SCREEN, FRAME, LOD = (1920, 1080), 0.75, 8 / 14  # "fit view" fills so much; below this zoom no text is drawn
 SUBJECTS = (
     "ask",
+    "caption",
     "edit",
     "protect",
     "references",

@@ -26,6 +26,7 @@ from ...g2tr_core.errors import OutOfMemoryError, SettingsError
 from ...g2tr_core.generation.settings import Decoding, Sampling, noise_seed
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.report import Report
+from ...g2tr_core.run import Progress as Told
 from ...g2tr_core.run import one_thread
 from ...g2tr_core.umm.contract import UnifiedModel
 from ...g2tr_core.umm.reading import EncodedInputs, Item, Reading
@@ -53,12 +54,19 @@ class ManagedModel:
         offload_device: where the networks are while they are not in use.
         plan: what goes where when a picture is edited, and what to turn down.
         caveat: of a demo model.
+        source: its files and folders, and what else made it what it is.
     """
 
     def __init__(
-        self, model: UnifiedModel, name: str, offload_device: torch.device, plan: str, caveat: Caveat | None = None
+        self,
+        model: UnifiedModel,
+        name: str,
+        offload_device: torch.device,
+        plan: str,
+        caveat: Caveat | None = None,
+        source: tuple[Sequence[Path], Sequence[object]] = ((), ()),
     ) -> None:
-        self.model, self.name, self.plan, self._caveat = model, name, plan, caveat
+        self.model, self.name, self.plan, self._caveat, self.source = model, name, plan, caveat, source
         self.patcher = patcher_of(NativeModel(model, offload_device), model.device, offload_device)
         self.patcher.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, "g2tr", around_a_run)
         self.vae_patcher = comfy.model_patcher.ModelPatcher(model.vae, model.device, offload_device)
@@ -85,22 +93,38 @@ class ManagedModel:
         purpose: Purpose,
         think: bool,
         priority: Sequence[Tensor | None],
+        *,
+        progress: Told | None = None,
+        keep: bool = True,
     ) -> ManagedReading:
-        """Read pictures [H, W, C] together; those that were read lately are not encoded again."""
+        """Read pictures [H, W, C] together; those that were read lately are not encoded again.
+
+        Args:
+            progress: told how far it is, in place of the node's bar.
+            keep: remember how they were encoded.
+        """
         sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
         with self._ready(self.model.memory_estimate.reading(sizes, purpose)):
             encoding = self._encoded(pictures)
             reading = self.model.read(
-                encoding, reduction, purpose=purpose, think=think, priority=priority, progress=self.progress()
+                encoding,
+                reduction,
+                purpose=purpose,
+                think=think,
+                priority=priority,
+                progress=progress or self.progress(),
             )
-            self._encoder_cache.keep(pictures, reading.encoding)
+            if keep:
+                self._encoder_cache.keep(pictures, reading.encoding)
         caveats = self.caveats(sizes)
         reading.report = reading.report.after(Report(ms=encoding.ms, notes=caveats))
         return ManagedReading(self, reading, caveats)
 
-    def answer(self, reading: ManagedReading, question: str, decoding: Decoding, think: bool) -> Answer:
-        """Answer a question about a reading."""
-        own, progress = self.own(reading), self.progress()
+    def answer(
+        self, reading: ManagedReading, question: str, decoding: Decoding, think: bool, progress: Told | None = None
+    ) -> Answer:
+        """Answer a question about a reading; `progress` is told in place of the node's bar."""
+        own, progress = self.own(reading), progress or self.progress()
         with self._ready(self.model.memory_estimate.answering(own, decoding, think), reading):
             return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
@@ -297,6 +321,7 @@ def load(
     )
     if hasattr(mm, "archive_model_dtypes"):  # since dynamic VRAM
         mm.archive_model_dtypes(model.network)
-    managed = ManagedModel(model, name, offload_device, plan, CAVEATS.get(path))
+    source = [file for file in (path, vae, tokenizer) if file is not None], (weights, str(compute))
+    managed = ManagedModel(model, name, offload_device, plan, CAVEATS.get(path), source)
     _alive[key] = managed
     return managed

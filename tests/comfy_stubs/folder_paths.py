@@ -1,10 +1,11 @@
-"""Where models are. The tests point `models_dir` at a folder of their own."""
+"""Where models, pictures and results are. The tests point these at folders of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 models_dir = "/nowhere/models"
+input_directory, output_directory = "/nowhere/input", "/nowhere/output"
 folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {}
 
 
@@ -31,3 +32,11 @@ def get_filename_list(folder: str) -> list[str]:
 def get_full_path(folder: str, name: str) -> str | None:
     found = [str(Path(path) / name) for path in get_folder_paths(folder) if (Path(path) / name).is_file()]
     return found[0] if found else None
+
+
+def get_input_directory() -> str:
+    return input_directory
+
+
+def get_output_directory() -> str:
+    return output_directory

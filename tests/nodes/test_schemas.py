@@ -45,6 +45,10 @@ STABLE = {  # saved workflows hold these: add, never rename
         "model images prompt mode ratios seed steps text_scale image_scale speed reduction max_tokens options",
         "sheet table",
     ),
+    "G2TRCaptionFolder": (
+        "model folder question max_tokens save_to replace reduction think temperature seed",
+        "summary saved_to",
+    ),
     "G2TRToCore": ("model", "MODEL VAE"),
     "G2TRLoadLoRA": ("model lora_name strength", "MODEL"),
     "G2TRConditioning": (
@@ -194,7 +198,7 @@ def test_no_click_leads_out_of_what_is_legal(models: Path) -> None:
 
 def test_nodes_that_show_something_end_a_graph(models: Path) -> None:
     ends = {name for name, node in nodes().items() if node.define_schema().is_output_node}
-    assert ends == {"G2TRRead", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare"}
+    assert ends == {"G2TRRead", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare", "G2TRCaptionFolder"}
     for node in ("G2TREdit", "G2TRImagine"):
         assert len(nodes()[node].define_schema().hidden) == 2, "what is saved holds the graph"
 

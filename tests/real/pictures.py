@@ -42,6 +42,8 @@ def thumbnails(server: ComfyServer) -> None:
             drawn = [node for node in sorted(outputs, key=int) if not _is_plot(prompt, node)]
             made = [server.image(image) for node in drawn for image in _images(outputs[node])]
             pictures = [picture for picture in made if picture.width > 2 * picture.height] or made  # a sheet holds all
+            if not made:  # a folder's answers alone
+                pictures = [_sample(path.stem) for path in sorted(SCENES.glob("*.png"))[:3]]
             answered = {node: outputs[node]["text"][0] for node in words if prompt[node]["class_type"] == "G2TRAsk"}
             words |= {node: f"{words[node]} {answer}." for node, answer in answered.items()}
         else:

@@ -19,6 +19,7 @@ from tests.real.prompts import BAGEL, INTERNVLU, changed, on, scene, small_edit,
 PACK = "/api/workflow_templates/g2tr"
 NODES = sorted(folder.name for folder in (REPOSITORY / "web" / "docs").iterdir())
 OUTPUTS = ("SaveImage", "PreviewImage", "PreviewAny", "G2TRAsk", "G2TRTokenMap", "G2TRReport", "G2TRCompare")
+OUTPUTS += ("G2TRCaptionFolder",)
 LONG = {"question": "Who?", "temperature": 10.0, "seed": 7}  # hardly ever draws the token that ends an answer
 
 

@@ -35,6 +35,7 @@ class Template:
 def templates() -> Iterator[Template]:
     """All of them."""
     yield _ask()
+    yield _caption()
     yield _compare()
     yield _edit()
     yield _internvlu()
@@ -106,6 +107,13 @@ def _ask() -> Template:
     middle = Column(SIDE, {"read": _read("answer"), "map": _token_map()})
     last = Column(400, {"ask": _ask_node("What color is the largest object?")})
     return Template("Ask about a picture", [_start(_load(), "scene-1"), middle, last])
+
+
+def _caption() -> Template:
+    wired = {"model": Link("model", "model"), "reduction": Link("reduction", "reduction")}
+    asked = Node("G2TRCaptionFolder", 640, {**wired, "question": "What color is the largest object?"})
+    columns = [Column(SIDE, {"model": _load(), "reduction": _reduction()}), Column(460, {"captions": asked})]
+    return Template("Caption a folder", columns)
 
 
 def _compare() -> Template:

@@ -17,6 +17,7 @@ const TEXTS = {
   G2TRLoadModel: { lines: 0, most: 7, width: 350 },
   G2TRRead: { lines: 2, width: 340 },
   G2TRAsk: { lines: 3, width: 400 },
+  G2TRCaptionFolder: { lines: 6, width: 460 },
   G2TRReport: { lines: 9, width: 480 },
   G2TRCompare: { lines: 9, width: 480 },
   G2TREdit: { lines: 0, width: 400 },
