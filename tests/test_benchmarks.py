@@ -70,6 +70,52 @@ def test_batch_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\n| `g2tr batch`, two questions |" in capsys.readouterr().out
 
 
+def test_together_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("together").main(["--quick", "--batch", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in said[-3:]] == [
+        "| embedded, its own scenes",
+        "| `mid`, 224x224",
+        "| 1 of 26 layers of BAGEL's, 224x224",
+    ]
+
+
+def test_fleet_prints_four_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("fleet").main(["--gpus", "8", "16", "--mtbf", "1e6"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n| --- | ---:") + said.count("\n| --- | --- |") == 4 and "on 16 GPUs" in said
+
+
+def test_fleet_counts_as_the_report_does() -> None:
+    fleet = script("fleet")
+    options = fleet.arguments(["--answer", "10"])
+    model, gpu = fleet.Counted(options), fleet.Gpu(1e12, math.inf)
+    half, whole = (model.stages(gpu, ratio) for ratio in (0.5, 1.0))
+    assert (model.tokens, model.kept(0.5)) == (4900, 2450)
+    layer = 2 * 4902 * model.decoder.weights + 4 * 4902**2 * model.decoder.attention_width
+    question = 2 * 20 * model.decoder.weights + 4 * (20 * 4902 + 210) * model.decoder.attention_width
+    assert whole.prefill == pytest.approx(28 * (layer + question) / 1e12) and half.prefill < whole.prefill / 2
+    # One token of BAGEL-7B passes 7.07 billion weights (the published 7B of a Qwen2.5 without its embedding).
+    assert whole.decode == pytest.approx(10 * 2 * 7.07e9 / 1e12, rel=0.01)
+    slow = fleet.Gpu(math.inf, 1e12)
+    one, many = (model.stages(slow, 0.5, together).decode for together in (1, 16))
+    assert one == pytest.approx(10 * (model.weight_bytes + 2477 * 57344) / 1e12) and many < one / 10
+
+
+def test_fleet_simulates_deaths() -> None:
+    simulated = script("fleet").simulated
+    calm = simulated(1000, 10, 36.0, 1e12, 360.0, 1, shared=True)
+    assert calm.hours == pytest.approx(1.1, rel=1e-3) and calm.deaths == 0
+    assert simulated(1000, 10, 36.0, 1e12, 360.0, 1, shared=False).hours == pytest.approx(1.1)
+    ways = [(1, True), (1, False), (50, False), (100, False)]
+    runs = [simulated(1000, 10, 36.0, 3600.0, 360.0, chunk, shared, seed=1) for chunk, shared in ways]
+    hours = [run.hours for run in runs]
+    assert hours == sorted(hours) and hours[0] > calm.hours and all(run.deaths > 3 for run in runs)
+    assert simulated(1000, 10, 36.0, 100.0, 360.0, 100, shared=False).hours == math.inf, "none lives long enough"
+    useful = 1000 * 36 / 3600
+    assert all(run.paid > useful for run in runs)
+
+
 def test_prints_what_a_format_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("quantised").main(["--quick", "--formats", "int8"]) == 0
     lines = capsys.readouterr().out.splitlines()
