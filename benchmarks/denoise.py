@@ -1,9 +1,9 @@
 """One denoising step of an edit, and one decoded token, in every way that there is: what each saves on this device.
 
 Beside the context of a 1024 px reference, guided by three branches together. *Markers kept* is a step that takes the
-keys and values of the two marker tokens from an earlier one, and so touches no base weights. *Compiled* runs each
-decoder layer through `torch.compile`, which the pack does not do by itself. *fp8 weights* are multiplied out in every
-layer. Bytes of weights are counted, times are measured. Speeds of whole edits follow from the evaluations.
+keys and values of the two marker tokens from an earlier one, and so touches no base weights. *Compiled* is the
+command's `--compile`. *fp8 weights* are multiplied out in every layer. Bytes of weights are counted, times are
+measured. Speeds of whole edits follow from the evaluations.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from g2tr_core.generation.settings import SPEEDS, Sampling
 from g2tr_core.generation.solvers import flow_times
 from g2tr_core.generation.step_cache import StepCache
+from g2tr_core.nn.compiled import REGIONS, compile_regions
 from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.operations import casting
 from g2tr_core.reduction import Reduction
@@ -94,20 +95,24 @@ def in_fp8(setting: Setting, name: str, device: torch.device) -> Callable[[], Te
 
 
 def compiled(setting: Setting) -> Callable[[], Tensor]:
-    """A step whose layers go through `torch.compile`."""
-    layers = setting.model.network.language_model.model.layers
-    plain = [layer.forward for layer in layers]
+    """A step with layers compiled as `--compile` does it; the others of this run stay as they are."""
+    network = setting.model.network
+    compile_regions(network)
+    made = [
+        (vars(module), name, vars(module).pop(name))
+        for module in network.modules()
+        for name in getattr(type(module), REGIONS, ())
+    ]
 
     def step() -> Tensor:
-        for layer, forward in zip(layers, made, strict=True):
-            layer.forward = forward
+        for attributes, name, region in made:
+            attributes[name] = region
         try:
             return setting.step()
         finally:
-            for layer, forward in zip(layers, plain, strict=True):
-                layer.forward = forward
+            for attributes, name, _ in made:
+                del attributes[name]
 
-    made = [torch.compile(forward) for forward in plain]
     return step
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError, shown
+from ..nn.compiled import compile_regions
 from ..nn.operations import FLOAT8, Operations, casting, loaded
 from .packed import PackedTensor
 from .stored import StoredTensor, check_device, check_tensors
@@ -48,6 +49,7 @@ class LoadConfig:
         convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
             room for.
         defer_vae: load the autoencoder when it is first used: its imports take seconds, and questions seldom need it.
+        compile: run parts of the layers through `torch.compile`, see `nn.compiled`.
 
     Raises:
         SettingsError: a type or device cannot be used.
@@ -61,6 +63,7 @@ class LoadConfig:
     quantised_operations: Operations | None = None
     convert_on: torch.device | str | None = None
     defer_vae: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _check_dtype("dtype", self.dtype, COMPUTE_DTYPES)
@@ -163,6 +166,8 @@ def load_network(
                 assert isinstance(tensor, PackedTensor)
                 weights.update(tensor.as_stored(name, config.home))
         network.requires_grad_(False).eval().load_state_dict(weights, assign=True)
+        if config.compile:
+            compile_regions(network)
         return network.requires_grad_(False)
     raise OutOfMemoryError(
         f"the weights do not fit on {config.device}",

@@ -40,7 +40,7 @@ def run(args: Namespace, console: Console) -> int:
     keep = partial(Store, folder=folder, picture=picture, overwrite=args.overwrite, part=part, table=table)
     store = keep()
     places = [path_of(args.model or CHECKPOINT, "model"), *(Path(each) for each in (args.vae, args.tokenizer) if each)]
-    loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens))
+    loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens, args.compile))
     label = "embedded" if args.model is None else places[0].name
     with _meter(args, console) as meter:
         if cluster is None:

@@ -137,6 +137,7 @@ def load_model(args: Namespace, console: Console, *, defer_vae: bool = False) ->
         vae=args.vae,
         tokenizer=args.tokenizer,
         defer_vae=defer_vae,
+        compile=args.compile,
     )
     model.special_tokens = args.special_tokens
     return model

@@ -360,6 +360,11 @@ def loading(parser: ArgumentParser) -> None:
         choices=("auto", "fp8", "bf16", "fp16", "fp32"),
         help="of the weights in memory; fp8 halves them (auto: as the file has it)",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile parts of the layers with torch.compile: a minute at first, for long runs",
+    )
     group.add_argument("--vae", metavar="PATH", help="autoencoder, where it is not beside the model")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, likewise")
     group.add_argument(

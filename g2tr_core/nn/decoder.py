@@ -194,6 +194,8 @@ def join(und: Stream, gen: Stream) -> Tensor:
 class SelfAttention(nn.Module):
     """Grouped-query attention with normalised queries and keys; each expert projects its own stream."""
 
+    regions = ("queries", "keys_values")  # see `compiled`
+
     q_proj: Module
     k_proj: Module
     v_proj: Module
@@ -248,6 +250,8 @@ class SelfAttention(nn.Module):
 
 class MLP(nn.Module):
     """SwiGLU."""
+
+    regions = ("forward",)
 
     def __init__(self, sizes: DecoderSizes, operations: Operations, **factory: Any) -> None:
         super().__init__()

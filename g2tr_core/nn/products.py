@@ -9,7 +9,6 @@ some thousands.
 from __future__ import annotations
 
 import platform
-from functools import cache
 from typing import Any
 
 import torch
@@ -25,13 +24,17 @@ INSTRUCTIONS = {
 """By type, what PyTorch asks x86 processors that multiply it."""
 
 
-@cache
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor has products of a type, as far as is known: of others than x86 PyTorch knows best."""
-    asked = [getattr(torch.cpu, name, None) for name in INSTRUCTIONS.get(dtype, ())]
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in asked or not asked:
-        return True
-    return any(ask() for ask in asked if ask is not None)
+def _without_products() -> frozenset[torch.dtype]:
+    """Types that this processor does not multiply, as far as is known: of others than x86 PyTorch knows best."""
+    missing = set()
+    for dtype, names in INSTRUCTIONS.items():
+        asked = [getattr(torch.cpu, name, None) for name in names]
+        if platform.machine().lower() in ("x86_64", "amd64") and None not in asked:
+            missing |= {dtype} if not any(ask() for ask in asked if ask is not None) else set()
+    return frozenset(missing)
+
+
+WITHOUT_PRODUCTS = _without_products()
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -58,7 +61,7 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry
 
 def _is_fast(input: Tensor) -> bool:
     """Whether the device of a tensor has products of its type."""
-    return input.device.type != "cpu" or multiplies(input.dtype)
+    return input.device.type != "cpu" or input.dtype not in WITHOUT_PRODUCTS
 
 
 class Linear(nn.Linear):

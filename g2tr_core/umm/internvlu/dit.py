@@ -167,6 +167,8 @@ class Projection(nn.Module):
 class MLP(nn.Module):
     """Two linear layers around a GELU, four times as wide inside."""
 
+    regions = ("forward",)  # see `nn.compiled`
+
     def __init__(self, width: int, operations: Operations, **factory: Any) -> None:
         super().__init__()
         self.net = nn.Sequential(
