@@ -39,6 +39,7 @@ from g2tr_core.checkpoints.load_config import IN_LAYERS
 from g2tr_core.checkpoints.stored import CPU, StoredTensor, stored_tensors
 from g2tr_core.checkpoints.targets import TARGETS
 from g2tr_core.checkpoints.writing import Item, write_gguf, write_safetensors
+from g2tr_core.cli.options import PRODUCTS
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.lab.quality.answers import normalised
@@ -124,14 +125,16 @@ def compare(formats: Sequence[str], answers: int, edits: int, folder: Path) -> N
     columns = ("File, MB", "Resident / file", "Weights", "Layer 1", "Middle", "Last", "Velocity", "Answers", "Edits")
     print(f"\n| Demo (BAGEL) | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     original, states, expected = weights_of(CHECKPOINT / "ema.safetensors"), [], torch.empty(0)
-    for name in (WIDE, *formats):
-        path = CHECKPOINT
-        if name != WIDE:
+    for name in (WIDE, *formats, *([PRODUCTS] if "fp8" in formats else [])):
+        path, products = CHECKPOINT, name == PRODUCTS
+        if products:
+            path = folder / "fp8.safetensors"
+        elif name != WIDE:
             path = folder / f"{name}.{'gguf' if TARGETS[name].is_gguf else 'safetensors'}"
             convert(CHECKPOINT, path, name)
         size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.safetensors")))
-        model = load(path, tokenizer=CHECKPOINT, dtype=torch.float32)
-        kept = load(path, tokenizer=CHECKPOINT)  # in bf16, as it is used
+        model = load(path, tokenizer=CHECKPOINT, dtype=torch.float32, fp8_products=products)
+        kept = load(path, tokenizer=CHECKPOINT, fp8_products=products)  # in bf16, as it is used
         resident = sum(t.nbytes for part in (kept.network, kept.vae) for t in part.state_dict().values())
         found, moved = hidden_states(model), velocity(model)
         states, expected = (found, moved) if name == WIDE else (states, expected)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError, shown
 from ..nn.compiled import compile_regions
-from ..nn.operations import FLOAT8, Operations, casting, loaded
+from ..nn.operations import FLOAT8, Operations, casting, loaded, multiplying
+from ..nn.packings.fp8_product import has_products
 from .packed import PackedTensor
 from .stored import StoredTensor, check_device, check_tensors
 
@@ -48,6 +49,8 @@ class LoadConfig:
             `comfy_quant`. Where only `operations` is given, weights are multiplied out to `dtype`.
         convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
             room for.
+        fp8_products: multiply matrices in fp8 as they are, with activations rounded to fp8 too, instead of multiplying
+            them out. Faster where a card has it, and less exact; see docs/quantised.md.
         defer_vae: load the autoencoder when it is first used: its imports take seconds, and questions seldom need it.
         compile: run parts of the layers through `torch.compile`, see `nn.compiled`.
 
@@ -62,6 +65,7 @@ class LoadConfig:
     operations: Operations | None = None
     quantised_operations: Operations | None = None
     convert_on: torch.device | str | None = None
+    fp8_products: bool = False
     defer_vae: bool = False
     compile: bool = False
 
@@ -75,6 +79,9 @@ class LoadConfig:
                 raise SettingsError(
                     f"{shown(given)} has no layers", where=name, fix="Pass a namespace such as torch.nn"
                 )
+        if self.fp8_products and not has_products(torch.device(self.device)):
+            fix = "Leave it out, and fp8 is multiplied out; a card needs compute capability 8.9 for it"
+            raise SettingsError(f"{self.device} does not multiply fp8", where="fp8_products", fix=fix)
         for device in (self.device, self.device if self.convert_on is None else self.convert_on):
             check_device(device, {self.dtype, self.weight_dtype or self.dtype}, runs=False)
 
@@ -154,7 +161,8 @@ def load_network(
         # ComfyUI's quantised layers bring weights to where they were built. They are built without their weights.
         operations, device = config.quantised_operations, config.home
     elif operations is None:
-        operations = loaded if set(kept_as.values()) == {config.dtype} else casting
+        differ = multiplying if config.fp8_products else casting
+        operations = loaded if set(kept_as.values()) == {config.dtype} else differ
     with suppress(torch.OutOfMemoryError):
         network = build(operations=operations, compute_dtype=config.dtype, device=device, dtype=config.dtype)
         weights: dict[str, Tensor] = {}

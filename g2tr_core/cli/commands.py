@@ -22,7 +22,7 @@ from ..run import Progress
 from ..umm import load
 from ..umm.contract import UnifiedModel
 from ..umm.pruning import in_decoder
-from .options import given
+from .options import PRODUCTS, given
 from .terminal import Console
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
@@ -133,7 +133,8 @@ def load_model(args: Namespace, console: Console, *, defer_vae: bool = False) ->
         args.model or CHECKPOINT,
         device=device,
         dtype=DTYPES[dtype],
-        weight_dtype=DTYPES.get(args.weight_dtype),
+        weight_dtype=DTYPES.get(args.weight_dtype.removesuffix("-products")),
+        fp8_products=args.weight_dtype == PRODUCTS,
         vae=args.vae,
         tokenizer=args.tokenizer,
         defer_vae=defer_vae,

@@ -26,6 +26,7 @@ from ..umm.registry import ImageTask, models, own_values
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
 
+PRODUCTS = "fp8-products"
 FORMATS = ("bf16", "fp8", "int8", "nf4", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k", "gguf-q4_k", "gguf-q4_0")
 """Those of `checkpoints.targets`, which needs torch; a test compares them."""
 LONGEST = 60  # characters of an argument that a message quotes
@@ -357,8 +358,9 @@ def loading(parser: ArgumentParser) -> None:
     group.add_argument(
         "--weight-dtype",
         default="auto",
-        choices=("auto", "fp8", "bf16", "fp16", "fp32"),
-        help="of the weights in memory; fp8 halves them (auto: as the file has it)",
+        choices=("auto", "fp8", PRODUCTS, "bf16", "fp16", "fp32"),
+        help=f"of the weights in memory; fp8 halves them, {PRODUCTS} multiplies them so, which is less exact (auto: as "
+        "the file has it)",
     )
     group.add_argument(
         "--compile",

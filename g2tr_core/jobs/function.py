@@ -81,6 +81,7 @@ class JobFunction:
         if self._worker is None:
             paths = [self._path, *(Path(path) for name in ("vae", "tokenizer") if (path := self._loading.get(name)))]
             how = [str(self._loading.get(name)) for name in ("dtype", "weight_dtype")]
+            how += ["fp8_products"] if self._loading.get("fp8_products") else []
             if self._output is not None:
                 self._store = Store(self._output, picture=self._picture, shared=True)
                 self._store.make()

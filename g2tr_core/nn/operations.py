@@ -3,6 +3,7 @@
 Every module takes an `operations` namespace. `torch.nn` is the default; ComfyUI's `comfy.ops` brings offloading,
 LoRA and quantised weights. `casting` keeps weights in whatever type they are stored in (fp8, say) or packed (see
 `packings`), and multiplies them out in the type of the activations as each layer runs, a part of a large one at a time.
+`multiplying` leaves fp8 as it is and lets the card multiply it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import products
-from .packings import Parts, Told, packing_of, running
+from .packings import Parts, Told, fp8_product, packing_of, running
 
 Operations = Any  # a namespace with Linear, Embedding, LayerNorm, RMSNorm and Conv2d, constructed like torch.nn's
 
@@ -66,6 +67,17 @@ class CastingLinear(PackedLayer, nn.Linear):
         return running.linear(packing_of(self.told), self._parts(), self.told, self.matrix, input, bias)
 
 
+class ProductLinear(CastingLinear):
+    """Multiplies in fp8 where the weight is e4m3 and the shape allows it, and multiplies out what is not."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out] in the dtype of `input`."""
+        if not fp8_product.fits(self.weight, self.matrix, input.dtype):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return fp8_product.product(self.weight, self._buffers.get("weight_scale"), input, bias)
+
+
 class LoadedEmbedding(nn.Embedding):
     """A table whose values are loaded: drawing them first, even without memory, imports a second of torch._dynamo."""
 
@@ -103,5 +115,8 @@ casting = SimpleNamespace(
     RMSNorm=nn.RMSNorm,
     Conv2d=products.Conv2d,
 )
+
+multiplying = SimpleNamespace(**{**vars(casting), "Linear": ProductLinear})
+"""As `casting`, with products in fp8."""
 
 FLOAT8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
