@@ -93,13 +93,69 @@ def job(tree: Path, side: int) -> dict[str, float]:
     return found
 
 
-def run(tree: Path, side: int) -> dict[str, float]:
-    """The job in a process that imports the package of a tree."""
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--job", str(tree), "--size", str(side)]
+def counts(tree: Path) -> dict[str, float]:
+    """What a guided step of BAGEL-7B launches and reads, by way: 28 layers, whose widths change neither.
+
+    Operators are counted on a CPU, the preview's among them; gigabytes are the layers' weights in bf16.
+    """
+    import torch
+
+    from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
+
+    common, edit = (
+        SimpleNamespace(**runpy.run_path(str(tree / "benchmarks" / f"{name}.py"))) for name in ("common", "edit")
+    )
+    released = BagelConfig()
+    narrow = replace(
+        released,
+        hidden_size=64,
+        intermediate_size=64,
+        heads=2,
+        kv_heads=1,
+        head_dim=32,
+        vocab_size=640,
+        vit_hidden_size=32,
+        vit_intermediate_size=32,
+        vit_layers=2,
+        vit_heads=2,
+        vae_resize=ResizeRule(128, 64, 16),
+        vit_resize=ResizeRule(126, 56, 14),
+    )
+    attention = released.hidden_size * released.head_dim * 2 * (released.heads + released.kv_heads)
+    expert = 2 * released.layers * (attention + 3 * released.hidden_size * released.intermediate_size) / 1e9
+    common.MODELS["narrow"] = common.Size(narrow, (32, 32, 32, 32), 1)
+    model: Any = common.random_bagel("narrow", torch.device("cpu"))
+    with torch.inference_mode():
+        reading = model.read(common.random_picture(128), purpose="edit")
+        found = {"operators of a step": sum(edit.operators_of_a_step(model, reading, True).launched.values())}
+        found["GB of weights of a step"] = 2 * expert
+        if (tree / "benchmarks" / "denoise.py").is_file():
+            denoise = SimpleNamespace(**runpy.run_path(str(tree / "benchmarks" / "denoise.py")))
+            denoise.Setting.__init__.__globals__["common"] = common
+            setting = denoise.Setting(model, 128, 0.5)
+            setting.step({"reuse": False})
+            with edit.Operators() as counted:
+                setting.step({"reuse": True})
+            found["operators of a step, markers kept"] = sum(counted.launched.values())
+            found["GB of weights of a step, markers kept"] = expert
+            for speed in ("balanced", "fast"):
+                share = denoise.evaluations(STEPS, speed) / STEPS
+                found[f"GB of weights of a step, {speed}, on average"] = share * (1 + 1 / 5) * expert
+    return found
+
+
+def run(tree: Path, side: int, work: str = "--job") -> dict[str, float]:
+    """A job in a process that imports the package of a tree."""
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), work, str(tree), "--size", str(side)]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def _counted(value: float | None) -> str:
+    """Operators as whole numbers, gigabytes with a decimal."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,10 +164,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="1dbae7e", help="to compare with (1dbae7e)")
     parser.add_argument("--rounds", type=int, default=3, help="to take the median of (3)")
     parser.add_argument("--size", type=int, default=512, help="side of the picture (512)")
+    parser.add_argument("--counts", action="store_true", help="count operators and bytes of a step instead")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.job is not None:
         print(json.dumps(job(options.job, options.size)))
+        return 0
+    if options.count is not None:
+        print(json.dumps(counts(options.count)))
         return 0
     common = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "common.py")))
     with tempfile.TemporaryDirectory() as folder:
@@ -119,6 +180,11 @@ def main(argv: list[str] | None = None) -> int:
         git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "--detach", "-q", str(earlier), options.commit], check=True)
         try:
+            if options.counts:
+                before, after = (run(tree, options.size, "--count") for tree in (earlier, ROOT))
+                rows = [[name, _counted(before.get(name)), _counted(value)] for name, value in after.items()]
+                print(common.table(("BAGEL-7B, 3 branches together", options.commit, "now"), rows))
+                return 0
             rounds = [(run(earlier, options.size), run(ROOT, options.size)) for _ in range(options.rounds)]
         finally:
             subprocess.run([*git, "remove", "--force", str(earlier)], check=True)

@@ -13,145 +13,27 @@ rows. Module and parameter names are those of the released checkpoints (BAGEL's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import add
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KeyValues, attention_weights
+from .blocks import Block, Memory, Remembering, Stream, apply, join
 from .kv_cache import GROWTH, KVCache, KVPrefix, Writer
 from .operations import Operations
+from .pruning import Pruning, Seen, leave_earlier, left
 from .rope import Rotary, rotary_table, rotate
 from .sizes import DecoderSizes
 
-Stream = Tensor | None  # [B, n, C], or None: no token of that kind in the block
 Module = Callable[[Tensor], Tensor]  # one that `operations` made
 
 MANY_ROWS = 2048  # whose prefill takes long enough to be told about
-
-
-class Memory(Protocol):
-    """What a block attends to: `kv_cache.Writer` (keeps the block) or `kv_cache.ScratchBlock` (does not)."""
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, log_weight: Tensor | None = None
-    ) -> Tensor:
-        """Query [B, n, H, D], key and value [B, n, H_kv, D] -> [B, n, H·D]."""
-
-
-class Remembering(Memory, Protocol):
-    """A memory that keeps what it is shown."""
-
-    def remember(self, layer: int, key: Tensor, value: Tensor, *, log_weight: Tensor | None = None) -> None:
-        """Keep key and value [B, n, H_kv, D] without attending."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """New tokens that go through the layers as one.
-
-    Args:
-        und: [B, U, C] tokens for the base weights.
-        gen: [B, G, C] tokens for the generation weights.
-        rope_ids: [U + G] or [B, 1]; behind a prefix, counted from its `position`. One serves all tokens of a picture.
-        advance: by how much the rope id of what follows moves on.
-        causal: whether it is causal over itself (text) or bidirectional (pictures).
-        log_weight: [U + G] fp32, see `attention.KeyValues`; None where every token stands for itself.
-        tokens: where the visual tokens of a picture lie among the rows of `und`, as (first, behind last); None where
-            there are none.
-    """
-
-    und: Stream
-    gen: Stream
-    rope_ids: Tensor
-    advance: int
-    causal: bool
-    log_weight: Tensor | None = None
-    tokens: tuple[int, int] | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many tokens it has."""
-        return sum(stream.shape[1] for stream in (self.und, self.gen) if stream is not None)
-
-    def keep(self, kept: Kept) -> Block:
-        """With these rows of `und` alone."""
-        assert self.und is not None and self.gen is None, "only what the base weights read is pruned"
-        tokens = self.tokens
-        if tokens is not None:  # what lies around the visual tokens stays
-            tokens = tokens[0], tokens[1] - (self.und.shape[1] - len(kept.rows))
-        ids = self.rope_ids if len(self.rope_ids) == 1 else self.rope_ids[kept.rows]
-        und = self.und[:, kept.rows] if kept.und is None else kept.und
-        weight = kept.log_weight
-        if weight is None and self.log_weight is not None:
-            weight = self.log_weight[kept.rows]
-        return replace(self, und=und, rope_ids=ids, log_weight=weight, tokens=tokens)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a method leaves of a block.
-
-    Args:
-        rows: [K] int64 ascending, of its `und`.
-        und: [1, K, C] what becomes of these rows; None for what they are.
-        log_weight: [K] fp32 from here on; None where it stays as it is.
-    """
-
-    rows: Tensor
-    und: Tensor | None = None
-    log_weight: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a method is shown of the decoder between two layers; m rows, those of the prefix first.
-
-    Args:
-        starts: for each block, its first row among these.
-        attention: [H, R, m] fp32, of the watched rows.
-        values: [m, H_kv, D], of the layer before.
-        tables: for each block, its rotary table.
-    """
-
-    starts: Sequence[int]
-    attention: Tensor | None
-    values: Tensor | None
-    tables: Sequence[Rotary]
-
-
-class Pruning(Protocol):
-    """A method that works inside the decoder, on its way through one prefill."""
-
-    layers: Collection[int]
-    """Before these layers it may drop rows."""
-
-    everywhere: bool
-    """Whether rows that it drops leave the caches of earlier layers too."""
-
-    wants_values: bool
-    """Whether it looks at the values of the layer before."""
-
-    def watch(self, blocks: Sequence[Block]) -> tuple[int, Sequence[int]] | None:
-        """Whose attention it needs: the index of a block, and rows of it, which see every row."""
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether it needs the attention of the layer that comes next, not of the one before."""
-
-    def keep(self, layer: int, blocks: Sequence[Block], seen: Seen) -> Mapping[int, Kept]:
-        """What layer `layer` and all later ones get of the blocks that lose something, by their index.
-
-        Args:
-            layer: the first that gets only these.
-            blocks: as the layer before left them.
-            seen: what it asked for.
-        """
 
 
 @dataclass
@@ -178,17 +60,6 @@ class Prefilled:
     def prefix(self) -> KVPrefix:
         """Behind all blocks."""
         return self.prefixes[-1]
-
-
-def apply(stream: Stream, module: Callable[[Tensor], Tensor]) -> Stream:
-    """Run a module on a stream if there is one."""
-    return None if stream is None else module(stream)
-
-
-def join(und: Stream, gen: Stream) -> Tensor:
-    """Both streams as one sequence, `und` first; no copy where there is only one."""
-    present = [stream for stream in (und, gen) if stream is not None]
-    return present[0] if len(present) == 1 else torch.cat(present, dim=1)
 
 
 class SelfAttention(nn.Module):
@@ -392,9 +263,9 @@ class Decoder(nn.Module):
             if pruning is not None and index in pruning.layers:
                 seen = self._seen(index, placed, tables, prefix, writer, pruning, watched)
                 kept = pruning.keep(index, placed, seen)
-                done.hidden = {number: _left(states, placed, kept) for number, states in done.hidden.items()}
+                done.hidden = {number: left(states, placed, kept) for number, states in done.hidden.items()}
                 if pruning.everywhere and kept:
-                    _leave_earlier(writer, ends, placed, kept, done.cached, index)
+                    leave_earlier(writer, ends, placed, kept, done.cached, index)
                 placed = [block.keep(kept[each]) if each in kept else block for each, block in enumerate(placed)]
                 tables = [_taken(each, kept[i].rows) if i in kept else each for i, each in enumerate(tables)]
             for number, (block, table) in enumerate(zip(placed, tables, strict=True)):
@@ -538,52 +409,6 @@ def _taken(table: Rotary, rows: Tensor) -> Rotary:
     """The table of these rows; one that serves all of them stays."""
     cos, sin = table
     return table if len(cos) == 1 else (cos[rows], sin[rows])
-
-
-def _left(states: Tensor, blocks: Sequence[Block], kept: Mapping[int, Kept]) -> Tensor:
-    """Of states [n, C] of all `und` streams those that stay."""
-    parts, start = [], 0
-    for number, block in enumerate(blocks):
-        part = states[start : start + (0 if block.und is None else block.und.shape[1])]
-        start += len(part)
-        parts.append(part[kept[number].rows] if number in kept else part)
-    return torch.cat(parts)
-
-
-def _leave_earlier(
-    writer: Writer,
-    ends: Sequence[int],
-    blocks: Sequence[Block],
-    kept: Mapping[int, Kept],
-    cached: Sequence[list[int]],
-    index: int,
-) -> None:
-    """Drop rows from the caches of the layers before `index`, which have the same rows of all blocks.
-
-    Args:
-        writer: of the prefill.
-        ends: for each layer, how many rows its cache had before.
-        blocks: before they lose anything.
-        kept: what they are left.
-        cached: how many rows each layer's cache has of each block; told of what becomes of them.
-        index: of the layer that comes next.
-    """
-    device = blocks[0].rope_ids.device
-    whole = [torch.arange(block.rows, device=device) for block in blocks]
-    rows = [kept[number].rows if number in kept else all_rows for number, all_rows in enumerate(whole)]
-    starts = accumulate((block.rows for block in blocks), initial=0)
-    left = torch.cat([part + start for part, start in zip(rows, starts, strict=False)])
-    after = [block.keep(kept[number]) if number in kept else block for number, block in enumerate(blocks)]
-    weight = None
-    if any(block.log_weight is not None for block in after):
-        plain = torch.zeros(0, device=device)
-        weight = torch.cat(
-            [plain.new_zeros(block.rows) if block.log_weight is None else block.log_weight for block in after]
-        )
-    for layer in range(index):
-        writer.take(layer, ends[layer], left, weight)
-    for number, part in enumerate(rows):
-        cached[number][:] = [len(part)] * index
 
 
 def _und(blocks: Sequence[Block]) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nn.decoder import Block, Kept, Seen
+from ..nn.blocks import Block, Kept
+from ..nn.pruning import Seen
 from ..reduction import Reduced, Reduction
 from ..reduction.budget import share_of
 from ..reduction.contract import InDecoder, LayerView, Values

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from g2tr_core.nn.decoder import Block, Decoder
+from g2tr_core.nn.blocks import Block
+from g2tr_core.nn.decoder import Decoder
 
 
 @dataclass

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from g2tr_core.embedded import INTERNVLU, PHOTO, SCENES
 from g2tr_core.generation.settings import Decoding, Sampling
-from g2tr_core.nn.decoder import Block, Decoder
+from g2tr_core.nn.blocks import Block
+from g2tr_core.nn.decoder import Decoder
 from g2tr_core.nn.rope import rotary_table, rotate
 from g2tr_core.reduction import Reduction
 from g2tr_core.reduction.contract import InDecoder, LayerView

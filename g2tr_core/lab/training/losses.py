@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...nn.decoder import Block, Layer
+from ...nn.blocks import Block
+from ...nn.decoder import Layer
 from ...umm.bagel.network import BagelNetwork
 from ..world.questions import Question
 from ..world.scene import COLORS, KINDS

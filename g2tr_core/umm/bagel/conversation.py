@@ -16,8 +16,9 @@ from itertools import accumulate
 from torch import Tensor
 
 from ...generation.flow import Branches
-from ...nn.decoder import Block, Pruning
+from ...nn.blocks import Block
 from ...nn.kv_cache import KVPrefix
+from ...nn.pruning import Pruning
 from ...report import PrefilledBlock
 from ..reading import Reading
 from ..registry import Purpose

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...nn.decoder import Block, LanguageModel
+from ...nn.blocks import Block
+from ...nn.decoder import LanguageModel
 from ...nn.kv_cache import KVPrefix, ScratchBlock
 from ...nn.operations import Operations, loaded
 from ...nn.patches import patchify, unpatchify

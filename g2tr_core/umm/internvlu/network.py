@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.attention import attention_received
-from ...nn.decoder import Block, LanguageModel, Prefilled, Pruning
+from ...nn.blocks import Block
+from ...nn.decoder import LanguageModel, Prefilled
 from ...nn.kv_cache import KVPrefix
 from ...nn.operations import Operations, loaded
+from ...nn.pruning import Pruning
 from .config import InternVLUConfig
 from .dit import GenerationDecoder
 

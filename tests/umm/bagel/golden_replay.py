@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from g2tr_core.generation.flow import Branches
 from g2tr_core.generation.guidance import renormalised
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
-from g2tr_core.nn.decoder import Block, TextWriter
+from g2tr_core.nn.blocks import Block
+from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.kv_cache import KVCache, KVPrefix
 from g2tr_core.nn.patches import patchify, unpatchify
 from g2tr_core.reduction import Reduction
