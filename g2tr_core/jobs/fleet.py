@@ -99,8 +99,8 @@ class Fleet:
         for entry in entries:
             check_entry(entry)  # before a cluster starts
         with redirect_stdout(sys.stderr), catch_warnings():  # Ray speaks of workers that die on standard output
-            filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")  # the one way to bound retries until 2.64
             ray = started(self._cluster)
+            filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")  # the one way to bound retries until 2.64
             try:
                 return followed(entries, lambda listed: self._outcomes(ray, listed), self._keep(), self._tell)
             finally:
