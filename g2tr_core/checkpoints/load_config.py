@@ -50,7 +50,7 @@ class LoadConfig:
         convert_on: a GPU that converts types on the way to `device`; None is `device`. The CPU does what it has no
             room for.
         fp8_products: multiply matrices in fp8 as they are, with activations rounded to fp8 too, instead of multiplying
-            them out. Faster where a card has it, and less exact; see docs/quantised.md.
+            them out. Less exact; what a card gains has not been measured. See docs/quantised.md.
         defer_vae: load the autoencoder when it is first used: its imports take seconds, and questions seldom need it.
         compile: run parts of the layers through `torch.compile`, see `nn.compiled`.
 

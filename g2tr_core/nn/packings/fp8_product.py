@@ -1,6 +1,6 @@
 """Products in fp8: activations are rounded to it too, and the card multiplies both as they are.
 
-Twice as fast as bf16 where a card has it (compute capability 8.9, Ada and Hopper, and later), at the price of the
+Cards of compute capability 8.9 (Ada, Hopper, later ones) make twice as many of them as in bf16. The price is the
 activations' rounding: three bits behind the point, with a scale for each row (token) that is found as it comes.
 """
 
