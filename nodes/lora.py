@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .facts import aliases
 from .host import files, loras
 from .native.model import native_model
-from .sockets import CATEGORY, arrived, number_input
+from .sockets import CATEGORY, arrived, number_input, shown_again
 
 
 class LoadLoRA(io.ComfyNode):
@@ -19,7 +19,7 @@ class LoadLoRA(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """The node as the graph shows it."""
         offered = [*files.loras()]
-        return io.Schema(
+        schema = io.Schema(
             node_id="G2TRLoadLoRA",
             display_name="Load LoRA for Unified Model (G²TR)",
             category=CATEGORY,
@@ -46,6 +46,7 @@ class LoadLoRA(io.ComfyNode):
             ],
             outputs=[io.Model.Output("MODEL", tooltip="For KSampler, Unified Guider, or another LoRA.")],
         )
+        return shown_again(schema)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_: Any) -> Any:

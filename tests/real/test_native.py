@@ -44,9 +44,11 @@ def test_euler_makes_the_picture_of_the_edit_node(server: ComfyServer) -> None:
     torch.testing.assert_close(sampled, edited, atol=1e-5, rtol=1e-5)
 
 
-def run(server: ComfyServer, graph: Graph) -> None:
+def run(server: ComfyServer, graph: Graph) -> dict[str, Any]:
+    """What the nodes show."""
     found = server.run(graph.prompt)
     assert found.status == "success", found.error
+    return found.outputs
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "res_multistep", "uni_pc", "dpmpp_2m_sde", "lcm"])
@@ -231,7 +233,9 @@ def test_loras(server: ComfyServer, loader: str, naming: str) -> None:
         loaded, graph.model = graph.model, graph.of(graph.add(loader, model=graph.model, **chosen))
         graph.kept(graph.sampled(), f"{strength}")
         graph.model = loaded
-    run(server, graph)
+    outputs = run(server, graph)
+    said = [shown["text"][0] for shown in outputs.values() if "text" in shown and "Matrices" in shown["text"][0]]
+    assert said == ["Matrices changed: 1"] * (2 if loader == "G2TRLoadLoRA" else 0)
     plain.add(
         "ProbeKeep", value=plain.of(plain.add("G2TRImagine", **IMAGINE, model=plain.of(plain.loaded)), 1), name="own"
     )

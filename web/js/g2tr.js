@@ -15,6 +15,7 @@ const MOST_LINES = 14; // what is longer scrolls
 // new node: the tables have 65 letters a line.
 const TEXTS = {
   G2TRLoadModel: { lines: 0, most: 7, width: 350 },
+  G2TRLoadLoRA: { lines: 0, width: 380 },
   G2TRRead: { lines: 2, width: 340 },
   G2TRAsk: { lines: 3, width: 400 },
   G2TRCaptionFolder: { lines: 6, width: 460 },
