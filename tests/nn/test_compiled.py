@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, SAMPLE, SCENES
-from g2tr_core.generation.settings import Decoding, Sampling
+from g2tr_core.generation.settings import Sampling
 from g2tr_core.images import open_image
 from g2tr_core.nn import compiled
 from g2tr_core.nn.compiled import REGIONS
@@ -21,7 +21,7 @@ PICTURE = SCENES / "scene-1.png"
 
 def edited(model: Any) -> torch.Tensor:
     reading = model.read(open_image(PICTURE), purpose="edit")
-    return model.edit(reading, SAMPLE.instruction, Sampling(steps=3, speed="exact")).pixels
+    return model.edit(reading, SAMPLE.instruction, Sampling(steps=2, speed="exact")).pixels
 
 
 COMPILE = torch.compile
@@ -39,11 +39,6 @@ def test_a_compiled_model_makes_the_same(checkpoint: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", lambda plain, **_: COMPILE(plain, backend=backend))
     plain, other = load(checkpoint), load(checkpoint, compile=True)
     torch.testing.assert_close(edited(other), edited(plain), atol=1e-5, rtol=1e-5)
-    texts = [
-        each.answer(each.read(open_image(PICTURE)), SAMPLE.question, decoding=Decoding(max_tokens=4)).text
-        for each in (plain, other)
-    ]
-    assert texts[0] == texts[1]
     regions = sum(len(getattr(type(module), REGIONS, ())) for module in other.network.modules())
     assert 0 < len(graphs) < regions, "layers share their code"
 
