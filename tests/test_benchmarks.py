@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +58,32 @@ def script(name: str) -> ModuleType:
 def test_prints_a_table(name: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(name).main(["--quick", "--device", "cpu", "--model", model]) == 0
     assert "\n| --- | ---:" in capsys.readouterr().out
+
+
+def test_regions_evaluates_what_differs_from_the_picture_alone() -> None:
+    """A denoiser whose picture is the source but for one token: after the first steps only that one is evaluated."""
+    regions = script("regions")
+    source, steps = torch.randn(1, 16, 8, 8), 20
+    times = torch.linspace(1, 0, steps + 1).tolist()  # as a solver has them
+    wanted = source.clone()
+    wanted[..., :2, :2] += 5
+
+    class Inner:
+        compute_dtype = torch.float32
+
+        def forward(self, x: Any, t: Any, context: Any, options: Any = None) -> Any:
+            return (x - wanted) / t  # straight there
+
+    branches = Branches((None,))
+    sampling = regions.Sampling(guidance=regions.speed.UNGUIDED)
+    way = regions.Regions(0.9, dilate=0)
+    simulated = regions.Simulated(Inner(), branches, sampling, None, times, source, way)
+    x = torch.randn(1, 16, 8, 8)
+    for now, then in pairwise(times):
+        x = x + (then - now) * simulated.forward(x, torch.tensor([now]), (None,))
+    torch.testing.assert_close(x, wanted, atol=1e-4, rtol=1e-4)
+    whole = 6  # two before regions are drawn, where they are, the middle, and the last two
+    assert simulated.tokens == pytest.approx(whole + (steps - whole) / 16)
 
 
 def test_products_prints_which_way_is_used(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,5 +115,7 @@ async def alive(_: web.Request) -> web.Response:
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type != "meta":
             storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
     found = {name: ours[name] for name in WATCHED}
+    for value in kept.values():  # the probe's own
+        storages.pop(value.untyped_storage().data_ptr(), None)
     models = len(comfy.model_management.current_loaded_models)
     return web.json_response({**found, "tensor_bytes": sum(storages.values()), "loaded_models": models})
