@@ -43,9 +43,9 @@ def plan_before(path: Path, device: torch.device, weights: str, quantised: Any, 
 
 
 def show_now(text: str) -> None:
-    """Show a text in the node that runs, before it has ended."""
-    context, server = get_executing_context(), PromptServer.instance
-    if context is not None and server.client_id is not None:
+    """Show a text in the node that runs, before it has ended; nowhere if no server runs."""
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None and server.client_id is not None:
         told = {"prompt_id": context.prompt_id, "node": context.node_id, "text": text}
         server.send_sync(EVENT, told, server.client_id)
 
