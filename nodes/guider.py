@@ -15,6 +15,17 @@ from .native.model import branch_of, native_model
 from .sampling import SamplingOptions, sampling_inputs, settings
 from .sockets import CATEGORY, arrived, options_input
 
+ELSEWHERE = {
+    "think": "Turn think on in Prompt to Conditioning (G²TR)",
+    "max_think_tokens": "Set it in Prompt to Conditioning (G²TR)",
+    "timestep_shift": "Change it with ModelSamplingSD3",
+    "step_cache": "Use EasyCache on the MODEL",
+    "edit_width": "Set width in Prompt to Conditioning (G²TR)",
+    "edit_height": "Set height in Prompt to Conditioning (G²TR)",
+    "save_prefix": "Use Save Image",
+}
+"""What *Sampling Options* says that ComfyUI's samplers have in other places, and where."""
+
 
 class Guider(io.ComfyNode):
     """MODEL and three conditionings -> GUIDER."""
@@ -72,18 +83,6 @@ class Guider(io.ComfyNode):
         guider = UnifiedGuider(model)
         guider.set_prompt(given, sampling.guidance)
         return io.NodeOutput(guider)
-
-
-ELSEWHERE = {
-    "think": "Turn think on in Prompt to Conditioning (G²TR)",
-    "max_think_tokens": "Set it in Prompt to Conditioning (G²TR)",
-    "timestep_shift": "Change it with ModelSamplingSD3",
-    "step_cache": "Use EasyCache on the MODEL",
-    "edit_width": "Set width in Prompt to Conditioning (G²TR)",
-    "edit_height": "Set height in Prompt to Conditioning (G²TR)",
-    "save_prefix": "Use Save Image",
-}
-"""What *Sampling Options* says that ComfyUI's samplers have in other places, and where."""
 
 
 def _only_guidance(options: SamplingOptions | None) -> SamplingOptions:

@@ -7,7 +7,6 @@ that it was given. What is meant is the matrix whose full name ends so, if there
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import is_regular
+from .configuration import read_json
 from .stored import CPU, stored_tensors
 
 FIELD = "lora_name"
@@ -98,19 +97,22 @@ class _Names:
             if name.startswith(prefix):
                 return self._flat.get(name.removeprefix(prefix))
         for prefix in (*_DOTTED, *_DOTTED):  # twice, for they are nested
-            if name in self._exact:
-                return name
-            name = name.removeprefix(prefix)
+            if name not in self._exact:
+                name = name.removeprefix(prefix)
         if name in self._exact:
             return name
         ends = [stem for stem in self._exact if stem.endswith(f".{name}")]
         return ends[0] if len(ends) == 1 else None
 
 
+def _part(tensors: Mapping[str, Tensor], name: str, parts: Iterable[str]) -> Tensor | None:
+    """One of a matrix's tensors, under whichever of its names the file has."""
+    return next((tensors[f"{name}.{part}"] for part in parts if f"{name}.{part}" in tensors), None)
+
+
 def _check_shape(path: Path, name: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
     """Refuse a matrix that was made for another width."""
-    low = next((tensors[f"{name}.{part}"] for part in LOW if f"{name}.{part}" in tensors), None)
-    high = next((tensors[f"{name}.{part}"] for part in HIGH if f"{name}.{part}" in tensors), None)
+    low, high = _part(tensors, name, LOW), _part(tensors, name, HIGH)
     if low is None and high is None:
         return  # of another kind, whose shapes ComfyUI checks
     if low is None or high is None:
@@ -135,12 +137,12 @@ def _check_shape(path: Path, name: str, tensors: Mapping[str, Tensor], shape: tu
 def _alphas(path: Path, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What PEFT's configuration beside the file says of its strength: alpha of each matrix, if there is one."""
     beside = path.with_name(ADAPTER_CONFIG)
-    if not is_regular(beside):
-        return {}
     try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
+        said = read_json(beside)
+        if said is None:
+            return {}
         alpha = float(said["lora_alpha"])
-    except (OSError, ValueError, TypeError, KeyError) as problem:
+    except (CheckpointError, ValueError, TypeError, KeyError) as problem:
         fix = "Download it again, or take it away: its strength is then 1"
         raise CheckpointError(f"{beside.name} beside {path.name} has no lora_alpha", where=FIELD, fix=fix) from problem
     if said.get("alpha_pattern"):
@@ -148,7 +150,7 @@ def _alphas(path: Path, names: Iterable[str], tensors: Mapping[str, Tensor]) -> 
         raise CheckpointError(f"{beside.name} has an alpha for each matrix (alpha_pattern)", where=FIELD, fix=fix)
     found = {}
     for name in names:
-        low = next((tensors[f"{name}.{part}"] for part in LOW if f"{name}.{part}" in tensors), None)
+        low = _part(tensors, name, LOW)
         if low is not None:  # rsLoRA divides by the root of the rank, and ComfyUI by the rank
             found[f"{name}.alpha"] = torch.tensor(alpha * len(low) ** 0.5 if said.get("use_rslora") else alpha)
     return found
