@@ -100,30 +100,16 @@ def counts(tree: Path) -> dict[str, float]:
     """
     import torch
 
-    from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule
+    from g2tr_core.umm.bagel.config import BagelConfig
 
     common, edit = (
         SimpleNamespace(**runpy.run_path(str(tree / "benchmarks" / f"{name}.py"))) for name in ("common", "edit")
     )
     released = BagelConfig()
-    narrow = replace(
-        released,
-        hidden_size=64,
-        intermediate_size=64,
-        heads=2,
-        kv_heads=1,
-        head_dim=32,
-        vocab_size=640,
-        vit_hidden_size=32,
-        vit_intermediate_size=32,
-        vit_layers=2,
-        vit_heads=2,
-        vae_resize=ResizeRule(128, 64, 16),
-        vit_resize=ResizeRule(126, 56, 14),
-    )
     attention = released.hidden_size * released.head_dim * 2 * (released.heads + released.kv_heads)
     expert = 2 * released.layers * (attention + 3 * released.hidden_size * released.intermediate_size) / 1e9
-    common.MODELS["narrow"] = common.Size(narrow, (32, 32, 32, 32), 1)
+    tiny = common.MODELS["tiny"]
+    common.MODELS["narrow"] = tiny._replace(config=replace(tiny.config, layers=released.layers))
     model: Any = common.random_bagel("narrow", torch.device("cpu"))
     with torch.inference_mode():
         reading = model.read(common.random_picture(128), purpose="edit")
