@@ -161,7 +161,8 @@ def new_network(tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) 
     vocabulary = tokenizer.get_vocab()
     tokens = SpecialTokens(**{field: vocabulary[token] for field, token in SPECIAL.items()})
     config = replace(CONFIG, vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64)
-    network = BagelNetwork(config, tokens, compute_dtype=dtype, device=device)
+    # Not the layers of a network that is loaded, which leave values that a file will bring as they find them.
+    network = BagelNetwork(config, tokens, operations=nn, compute_dtype=dtype, device=device)
     with torch.no_grad():
         network.latent_pos_embed.pos_embed.copy_(sinusoids(config.latent_side, config.hidden_size))
         network.vit_pos_embed.pos_embed.copy_(sinusoids(config.vit_side, config.hidden_size))
