@@ -28,10 +28,3 @@ def started(folder: Path, *flags: str) -> Iterator[ComfyServer]:
         pytest.skip(NOT_TRIED)
     with server_of_the_environment(folder, *flags) as running:
         yield running
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Skipping is loud."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    for reason in sorted({report.longrepr[2] for report in skipped if "/real/" in report.nodeid}):
-        terminalreporter.write_line(f"tests/real: {reason.removeprefix('Skipped: ')}", yellow=True, bold=True)
