@@ -27,8 +27,8 @@ from g2tr_core.lab.training.recipe import Recipe
 from g2tr_core.lab.training.texts import Writer
 from g2tr_core.lab.training.tokenizer import write_tokenizer
 from g2tr_core.lab.world.splits import split_of
-from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.patches import patchify, unpatchify
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.umm.bagel.network import BagelDenoiser
 from g2tr_core.umm.bagel.vae import Autoencoder
 
@@ -61,6 +61,13 @@ def factory() -> Factory:
 @pytest.fixture(scope="module")
 def examples(factory: Factory) -> list[Example]:
     return factory.examples(2)
+
+
+def test_a_new_network_has_values_of_its_own(learner: Learner) -> None:
+    """None is what the memory held before."""
+    words = learner.network.language_model.model.embed_tokens.weight
+    assert 0.45 < float(words.detach().std()) < 0.55
+    assert all(weight.isfinite().all() for weight in learner.network.parameters())
 
 
 @torch.no_grad()
@@ -153,13 +160,19 @@ def test_no_target_of_training_is_a_composition_of_another_split(factory: Factor
     assert {split_of(target) for target in targets} == {"train"}
 
 
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of an autoencoder that was trained for a moment."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["autoencoder", str(folder), "--minutes", "0.001"]) == 0
+    return (folder / "autoencoder" / "state.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("content", ["", "cut", "other", "no progress"])
-def test_a_torn_state_is_told(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_torn_state_is_told(content: str, state: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "autoencoder"
     folder.mkdir()
-    path = folder / "state.safetensors"
-    assert main(["autoencoder", str(tmp_path), "--minutes", "0.001"]) == 0
-    whole = path.read_bytes()
+    path, whole = folder / "state.safetensors", state
     if content in ("", "cut"):
         path.write_bytes(whole[: len(whole) // 2 if content else 0])
     else:
