@@ -87,10 +87,10 @@ def measure(folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
         return len(some)
 
-    def batch(questions: tuple[str, ...]) -> int:
+    def batch(questions: tuple[str, ...], together: int = 1) -> int:
         out = folder / f"out-{next(fresh)}"
         entries = of_folder(pictures, "ask", questions, Job("ask", ""), out)
-        return Bulk(lambda: model, known, "embedded", Store(out), lambda _: None).run(entries).done
+        return Bulk(lambda: model, known, "embedded", Store(out), lambda _: None, together).run(entries).done
 
     ways: dict[str, Callable[[], int]] = {
         "one `g2tr ask` a picture": processes,
@@ -98,6 +98,7 @@ def measure(folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
         "`g2tr batch`, one question": lambda: batch(QUESTIONS[:1]),
         "plain loop, two questions": lambda: loop(model, pictures, QUESTIONS),
         "`g2tr batch`, two questions": lambda: batch(QUESTIONS),
+        "`g2tr batch --together 8`, one question": lambda: batch(QUESTIONS[:1], 8),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     loop(model, pictures, QUESTIONS[:1])

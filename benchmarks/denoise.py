@@ -23,8 +23,8 @@ from g2tr_core.generation.settings import SPEEDS, Sampling
 from g2tr_core.generation.solvers import flow_times
 from g2tr_core.generation.step_cache import StepCache
 from g2tr_core.nn.compiled import REGIONS, compile_regions
-from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.operations import casting
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.reduction import Reduction
 from g2tr_core.run import Run
 

@@ -40,7 +40,6 @@ MARKS = 2  # tokens around the visual tokens of a picture
 BLOCK = 4096  # bytes that a small file takes on a disk
 COUNTS = (10**6, 10**9)
 HOPELESS = 20.0
-TOGETHER = 16  # readings whose answers would be decoded together
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Counted:
         return (self.kept(ratio) + MARKS) * self.decoder.kv_bytes
 
     def stages(self, gpu: Gpu, ratio: float, together: int = 1) -> Stages:
-        """One picture, one question; so many answers decoded together, whose share of the weights' bytes is less."""
+        """One picture, one question; so many answers written together, whose share of the weights' bytes is less."""
         options, rows = self._options, self.kept(ratio) + MARKS
         picture = self._block(rows, causal=False)
         question = self._block(options.question, causal=True)
@@ -247,9 +246,10 @@ def main(argv: list[str] | None = None) -> int:
         f"BAGEL-7B in bf16, pictures of {SIDE}x{SIDE}, {options.question} tokens of question and {options.answer} of "
         f"answer. A GPU: {options.peak / 1e12:,.0f} TFLOP/s of which {options.utilisation:.0%}, "
         f"{options.bandwidth / 1e12:.2f} TB/s of which {options.bandwidth_utilisation:.0%}, {options.price:.2f} an "
-        f"hour. The method {'looks' if options.latent else 'does not look'} at the latent.\n"
+        f"hour. {options.together} answers are written together. The method "
+        f"{'looks' if options.latent else 'does not look'} at the latent.\n"
     )
-    print(common.table(*throughput(model, gpu)), end="\n\n")
+    print(common.table(*throughput(model, gpu, options.together)), end="\n\n")
     print(common.table(*totals(model, gpu, options)), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
         print(common.table(*surroundings(model, gpu, options, beside(Path(folder)))), end="\n\n")
@@ -263,12 +263,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def throughput(model: Counted, gpu: Gpu) -> tuple[list[str], list[list[str]]]:
+def throughput(model: Counted, gpu: Gpu, together: int) -> tuple[list[str], list[list[str]]]:
     """A picture on one GPU, by keep ratio."""
     header = ["keep ratio", "visual tokens", "encoders ms", "prefill ms", "decode ms", "pictures/s", "decode's share"]
     rows = []
     for ratio in RATIOS:
-        one, many = model.stages(gpu, ratio), model.stages(gpu, ratio, TOGETHER)
+        one, many = model.stages(gpu, ratio), model.stages(gpu, ratio, together)
         rows.append(
             [
                 f"{ratio:g}",
@@ -279,7 +279,7 @@ def throughput(model: Counted, gpu: Gpu) -> tuple[list[str], list[list[str]]]:
                 f"{1 / many.total:.2f}",
             ]
         )
-    return [*header, f"pictures/s if {TOGETHER} answers were decoded together"], rows
+    return [*header, f"pictures/s with `--together {together}`"], rows
 
 
 def totals(model: Counted, gpu: Gpu, options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
@@ -287,7 +287,7 @@ def totals(model: Counted, gpu: Gpu, options: argparse.Namespace) -> tuple[list[
     header, rows = ["pictures", "keep ratio", "GPU hours", "cost"], []
     for count, gpus in zip(COUNTS, options.gpus, strict=True):
         for ratio in RATIOS:
-            hours = count * model.stages(gpu, ratio).total / 3600
+            hours = count * model.stages(gpu, ratio, options.together).total / 3600
             rows.append([f"{count:,}", f"{ratio:g}", f"{hours:,.0f}", f"{hours * options.price:,.0f}"])
             rows[-1].append(f"{hours / gpus:,.1f} h on {gpus:,} GPUs")
     return [*header, "at once"], rows
@@ -297,7 +297,7 @@ def surroundings(
     model: Counted, gpu: Gpu, options: argparse.Namespace, own: dict[str, float]
 ) -> tuple[list[str], list[list[str]]]:
     """Everything but the GPU, at a keep ratio of 0.5."""
-    rate = 1 / model.stages(gpu, 0.5).total
+    rate = 1 / model.stages(gpu, 0.5, options.together).total
     picture, kv = options.picture, model.kv_bytes(0.5)
     stages = model.stages(gpu, 0.5)
     rows = [
@@ -316,6 +316,7 @@ def surroundings(
         ]
     rows += [
         ["a reading (KV cache)", f"{kv / 1e6:,.0f} MB"],
+        [f"readings that {options.together} answers hold, a GPU", f"{options.together * kv / 1e9:,.1f} GB"],
         [f"readings of {COUNTS[0]:,} pictures on a disk", f"{COUNTS[0] * kv / 1e12:,.0f} TB"],
         [f"such a reading from a disk of {options.disk / 1e9:.1f} GB/s", f"{1e3 * kv / options.disk:,.0f} ms"],
         ["the same, read anew on the GPU", f"{1e3 * (stages.vit + stages.vae + stages.prefill):,.0f} ms"],
@@ -327,7 +328,7 @@ def failures(model: Counted, gpu: Gpu, options: argparse.Namespace) -> tuple[lis
     """The simulation, at a keep ratio of 0.5."""
     header = ["pictures, GPUs", "work is kept", "jobs come from", "hours", "GPU hours", "of these lost", "deaths"]
     rows: list[list[str]] = []
-    seconds = model.stages(gpu, 0.5).total
+    seconds = model.stages(gpu, 0.5, options.together).total
     for count, gpus in zip(COUNTS, options.gpus, strict=True):
         ways = [("after each job", "one list", 1, True), ("after each job", "a shard each", 1, False)]
         ways += [("every 1,000 jobs", "a shard each", 1000, False)]
@@ -360,6 +361,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--latent", action="store_true", help="the method looks at the latent (g2tr): a VAE encode each"
     )
+    parser.add_argument("--together", type=common.count, default=16, help="answers written at once, see `g2tr batch`")
     parser.add_argument("--picture", default=0.5e6, help="bytes of a picture's file", **number)
     parser.add_argument("--disk", default=2e9, help="bytes a second that a machine reads", **number)
     parser.add_argument("--mtbf", default=500.0, help="GPU hours until a worker dies, on average", **number)

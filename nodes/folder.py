@@ -69,6 +69,14 @@ class CaptionFolder(io.ComfyNode):
                     tooltip="What to ask about every picture, in any language that the model speaks.",
                 ),
                 whole_input("max_tokens", 300, high=32768, tooltip="Longest answer, in tokens of about four letters."),
+                whole_input(
+                    "together",
+                    4,
+                    low=1,
+                    high=64,
+                    tooltip="How many answers are written at once. Each step of writing then serves all of them: "
+                    "faster, above all where the model does not fit on the card. Takes memory for as many pictures.",
+                ),
                 io.String.Input(
                     "save_to",
                     default="",
@@ -123,6 +131,7 @@ class CaptionFolder(io.ComfyNode):
         folder: str,
         question: str,
         max_tokens: int = 300,
+        together: int = 4,
         save_to: str = "",
         replace: bool = False,
         reduction: ReductionSettings | None = None,
@@ -139,8 +148,8 @@ class CaptionFolder(io.ComfyNode):
         writing = {"max_tokens": max_tokens, "temperature": temperature}
         like = Job("ask", "", settings={**_settings(reduction), **writing}, think=think, seed=seed)
         store = Store(output, overwrite=replace)
-        asked = cast(UnifiedModel, jobs.QuestionModel(model))
-        bulk = Bulk(lambda: asked, jobs.known_as(model), model.name, store, jobs.Bar())
+        asked = cast(UnifiedModel, jobs.QuestionModel(model, together))
+        bulk = Bulk(lambda: asked, jobs.known_as(model, together), model.name, store, jobs.Bar(), together)
         tally = bulk.run(of_folder(pictures, "ask", [question], like, output))
         summary = f"{tally.done} written, {tally.found} were there already, {tally.failed} left out"
         shown = [summary, *_answers(store, tally.failed), *(f"({caveat})" for caveat in model.caveats())]

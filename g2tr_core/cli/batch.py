@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import checks
 from ..embedded import CHECKPOINT
 from ..errors import SettingsError
 from ..files import is_folder, path_of
 from ..jobs import lists
-from ..jobs.bulk import Bulk, Tally, fingerprint
+from ..jobs.bulk import Bulk, Tally, fingerprint, together_said
 from ..jobs.fleet import Cluster, Fleet
 from ..jobs.lists import Entry
 from ..jobs.records import Job
 from ..jobs.store import Store
 from ..jobs.table import check_parquet
 from ..jobs.work import SETTINGS
+from ..umm.contract import MOST_TOGETHER
 from .commands import load_model
 from .options import given
 from .terminal import Console
@@ -31,6 +33,7 @@ EVERY = 30.0  # seconds between lines of progress, where no bar is seen
 
 def run(args: Namespace, console: Console) -> int:
     """Do the jobs; 1 where some failed."""
+    checks.whole("--together", args.together, low=1, high=MOST_TOGETHER)
     cluster = _cluster(args)
     entries, folder = _listed(args)
     part = args.shard or (1, 1)
@@ -40,16 +43,17 @@ def run(args: Namespace, console: Console) -> int:
     keep = partial(Store, folder=folder, picture=picture, overwrite=args.overwrite, part=part, table=table)
     store = keep()
     places = [path_of(args.model or CHECKPOINT, "model"), *(Path(each) for each in (args.vae, args.tokenizer) if each)]
-    loaded = fingerprint(places, (args.dtype, args.weight_dtype, args.special_tokens, args.compile))
+    how = (args.dtype, args.weight_dtype, args.special_tokens, args.compile, *together_said(args.together))
+    loaded = fingerprint(places, how)
     label = "embedded" if args.model is None else places[0].name
     with _meter(args, console) as meter:
         if cluster is None:
             load = partial(load_model, args, console, defer_vae=args.task == "ask")
-            tally = Bulk(load, loaded, label, store, meter).run(entries)
+            tally = Bulk(load, loaded, label, store, meter, args.together).run(entries)
         else:
             load = partial(load_model, _absolute(args), console, defer_vae=args.task == "ask")
             keep = partial(keep, folder=folder.absolute(), shared=True)
-            tally = Fleet(load, loaded, label, keep, cluster, meter).run(entries)
+            tally = Fleet(load, loaded, label, keep, cluster, meter, args.together).run(entries)
     text = f"{tally.done} done, {tally.found} were there already, {tally.failed} failed: {folder}"
     fields: dict[str, Any] = {"done": tally.done, "found": tally.found, "failed": tally.failed, "output": str(folder)}
     if tally.failed:

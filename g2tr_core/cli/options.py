@@ -105,6 +105,13 @@ def _many(parser: ArgumentParser, prompt: str | None = None, beside: str = "") -
         help="work on a cluster of Ray, a model a GPU; `local` for this machine alone (what Ray finds)",
     )
     parser.add_argument("--workers", type=_count, metavar="N", help="models at once, with --ray (one a GPU, or 1)")
+    parser.add_argument(
+        "--together",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="write N answers at once, which is faster and takes memory for N readings (1)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace other files where results go")
     parser.add_argument(
         "--format",

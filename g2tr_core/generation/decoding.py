@@ -1,8 +1,9 @@
-"""Writing a text, token by token."""
+"""Writing texts, token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,40 +14,62 @@ from .settings import Decoding
 NOT_A_NUMBER = -1  # stands for a token
 
 
+class Texts(Protocol):
+    """Texts that are being written, each of its own."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Append a token to each, ids [B] -> logits [B, V] for the next."""
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the texts at these places alone."""
+
+
 def decode(
-    logits: Tensor, step: Callable[[Tensor], Tensor], ends: Collection[int], decoding: Decoding, run: Run, stage: str
-) -> list[int]:
-    """Write a text.
+    logits: Tensor, texts: Texts, ends: Collection[int], decodings: Sequence[Decoding], run: Run, stage: str
+) -> list[list[int]]:
+    """Write texts. Each ends by itself, and the others go on without it.
 
     Args:
-        logits: [V] for its first token.
-        step: appends a token, id [1], and gives the logits [V] for the next.
+        logits: [B, V] for the first token of each.
+        texts: where tokens go.
         ends: ids that end a text; they are left out of it.
-        decoding: length, temperature, seed.
-        run: told how far it is after every token.
+        decodings: length, temperature, seed of each.
+        run: told how far the longest is after every token.
         stage: under which name.
 
     Returns:
-        Token ids.
+        Token ids of each.
 
     Raises:
         G2TRError: the network's numbers overflow.
     """
     # On the CPU, so that a seed means the same on every machine.
-    generator = torch.Generator("cpu").manual_seed(decoding.seed)
-    ids: list[int] = []
-    while True:
-        token = choose(logits, decoding, generator)
-        chosen = int(token)
-        if chosen == NOT_A_NUMBER:
-            raise not_a_number("text", logits.dtype, f" at token {len(ids) + 1}")
-        if chosen in ends:
-            return ids
-        ids.append(chosen)
-        run.tell(stage, len(ids), decoding.max_tokens)
-        if len(ids) == decoding.max_tokens:
-            return ids
-        logits = step(token)
+    generators = [torch.Generator("cpu").manual_seed(decoding.seed) for decoding in decodings]
+    most = max(decoding.max_tokens for decoding in decodings)
+    written: list[list[int]] = [[] for _ in decodings]
+    going = list(range(len(decodings)))
+    for length in range(1, most + 1):
+        tokens = torch.cat(
+            [choose(row, decodings[text], generators[text]) for row, text in zip(logits, going, strict=True)]
+        )
+        rest = []
+        chosen = tokens.tolist()
+        for place, (text, token) in enumerate(zip(going, chosen, strict=True)):
+            if token == NOT_A_NUMBER:
+                raise not_a_number("text", logits.dtype, f" at token {length}")
+            if token not in ends:
+                written[text].append(token)
+                if length < decodings[text].max_tokens:
+                    rest.append(place)
+        if any(token not in ends for token in chosen):
+            run.tell(stage, length, most)
+        if not rest:
+            break
+        if len(rest) < len(going):
+            texts.keep(rest)
+            tokens, going = tokens[rest], [going[place] for place in rest]
+        logits = texts(tokens)
+    return written
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:

@@ -45,12 +45,20 @@ class Bulk:
         label: its name, for people.
         store: where results go.
         tell: called after every job.
+        together: see `Worker`.
     """
 
     def __init__(
-        self, load: Callable[[], UnifiedModel], model: str, label: str, store: Store, tell: Callable[[Tally], None]
+        self,
+        load: Callable[[], UnifiedModel],
+        model: str,
+        label: str,
+        store: Store,
+        tell: Callable[[Tally], None],
+        together: int = 1,
     ) -> None:
-        self._worker, self._store, self._tell = Worker(load, model, label, store), store, tell
+        self._worker = Worker(load, model, label, store, together=together)
+        self._store, self._tell = store, tell
 
     def run(self, entries: Sequence[Entry]) -> Tally:
         """Do what is not done yet, and write the list of results, in the order of the jobs.
@@ -63,8 +71,7 @@ class Bulk:
         return followed(entries, self._outcomes, self._store, self._tell)
 
     def _outcomes(self, entries: Sequence[Entry]) -> Iterator[Outcome]:
-        for group in ahead(self._worker.open, grouped(entries)):
-            yield from self._worker.do(group)
+        return self._worker.do(ahead(self._worker.open, grouped(entries)))
 
 
 def followed(
@@ -153,6 +160,11 @@ def fingerprint(paths: Sequence[Path], said: Sequence[object] = ()) -> str:
                 name = "" if each == path else each.relative_to(path).as_posix()
                 found.append([name, size, digest(b"".join(parts))])
     return digest(json.dumps(found).encode())
+
+
+def together_said(together: int) -> list[str]:
+    """What answers that are written together add to a fingerprint: they may differ by rounding."""
+    return [f"{together} together"] if together > 1 else []
 
 
 def check_entry(entry: Entry) -> None:

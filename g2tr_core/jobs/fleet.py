@@ -82,13 +82,21 @@ class Fleet:
         label: its name, for people.
         cluster: where to run.
         tell: called after every batch, for each of its jobs.
+        together: see `Worker`.
     """
 
     def __init__(
-        self, load: Load, model: str, label: str, keep: Keep, cluster: Cluster, tell: Callable[[Tally], None]
+        self,
+        load: Load,
+        model: str,
+        label: str,
+        keep: Keep,
+        cluster: Cluster,
+        tell: Callable[[Tally], None],
+        together: int = 1,
     ) -> None:
         self._load, self._model, self._label, self._keep = load, model, label, keep
-        self._cluster, self._tell = cluster, tell
+        self._cluster, self._tell, self._together = cluster, tell, together
 
     def run(self, entries: Sequence[Entry]) -> Tally:
         """As `bulk.Bulk.run`.
@@ -138,7 +146,7 @@ class Fleet:
         done = _dataset(ray, groups, size).map_batches(
             RayWorker,
             batch_size=None,
-            fn_constructor_args=known,
+            fn_constructor_args=(*known, self._together),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=passing.in_flight),
             num_cpus=1,
             num_gpus=gpus and 1 / -(-workers // gpus),  # of two models on a GPU each has a half
@@ -163,22 +171,24 @@ class Fleet:
 class RayWorker:
     """An actor of Ray: a model, and batches of records -> batches of what became of them."""
 
-    def __init__(self, load: Load, model: str, label: str, keep: Keep) -> None:
+    def __init__(self, load: Load, model: str, label: str, keep: Keep, together: int = 1) -> None:
         self._store = keep()
-        self._worker = Worker(load, model, label, self._store)
+        self._worker = Worker(load, model, label, self._store, together=together)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Do a batch; see `_dataset` and `_heard` for its columns."""
 
         def work() -> Iterator[tuple[int, int, Outcome]]:
             self._store.join()
-            opened = ahead(self._worker.open, groups)
-            for number, group, waiting in zip(numbers, groups, opened, strict=True):
-                places = {id(entry): place for place, entry in enumerate(group)}
-                for outcome in self._worker.do(waiting):
-                    yield number, places[id(outcome.entry)], outcome
+            for outcome in self._worker.do(ahead(self._worker.open, groups)):
+                yield *places[id(outcome.entry)], outcome
 
         numbers, groups = _groups(batch)
+        places = {
+            id(entry): (number, place)
+            for number, group in zip(numbers, groups, strict=True)
+            for place, entry in enumerate(group)
+        }
         return _rows(work())
 
 

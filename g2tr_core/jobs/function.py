@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import checks
 from ..errors import SettingsError
 from ..files import path_of
 from ..umm import load
-from .bulk import check_entry, fingerprint, grouped, named
+from ..umm.contract import MOST_TOGETHER
+from .bulk import check_entry, fingerprint, grouped, named, together_said
 from .lists import entry_of
 from .records import Job
 from .store import Store
@@ -28,12 +30,21 @@ class JobFunction:
         output: folder of results as `g2tr batch` writes it, which all machines see. What is finished there is not done
             again. Without it pictures that are made are in their records, as bytes.
         picture: extension of pictures that are made.
+        together: how many answers of `many` are written together, see `UnifiedModel.answers`.
         loading: `device`, `dtype` and whatever else `umm.load` takes.
     """
 
     def __init__(
-        self, model: str | Path, *, output: str | Path | None = None, picture: str = ".png", **loading: Any
+        self,
+        model: str | Path,
+        *,
+        output: str | Path | None = None,
+        picture: str = ".png",
+        together: int = 1,
+        **loading: Any,
     ) -> None:
+        checks.whole("together", together, low=1, high=MOST_TOGETHER)
+        self._together = together
         self._path, self._loading, self._picture = path_of(model, "model").absolute(), loading, picture
         self._output = None if output is None else path_of(output, "output").absolute()
         self._worker: Worker | None = None
@@ -72,9 +83,8 @@ class JobFunction:
             entries.append(entry)
             places[id(entry)] = number
         worker = self._ready()
-        for group in grouped(entries):
-            for outcome in worker.do(worker.open(group)):
-                results[places[id(outcome.entry)]] = self._result(outcome)
+        for outcome in worker.do(map(worker.open, grouped(entries))):
+            results[places[id(outcome.entry)]] = self._result(outcome)
         return results
 
     def _ready(self) -> Worker:
@@ -82,12 +92,15 @@ class JobFunction:
             paths = [self._path, *(Path(path) for name in ("vae", "tokenizer") if (path := self._loading.get(name)))]
             how = [str(self._loading.get(name)) for name in ("dtype", "weight_dtype")]
             how += ["fp8_products"] if self._loading.get("fp8_products") else []
+            how += together_said(self._together)
             if self._output is not None:
                 self._store = Store(self._output, picture=self._picture, shared=True)
                 self._store.make()
                 self._store.join()
             make = partial(load, self._path, **self._loading)
-            self._worker = Worker(make, fingerprint(paths, how), self._path.name, self._store, self._picture)
+            self._worker = Worker(
+                make, fingerprint(paths, how), self._path.name, self._store, self._picture, self._together
+            )
         return self._worker
 
     def _result(self, outcome: Outcome) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from ..run import Progress
 from ..umm.contract import UnifiedModel
 from ..umm.reading import Reading
 from ..umm.registry import Purpose
+from ..umm.values import Answer
 from .records import Job, Result, Task
 
 S = TypeVar("S", Reduction, Decoding, Sampling, Guidance)
@@ -135,7 +137,7 @@ def run(
         earlier = reading.report
     if job.task == "ask":
         answer = model.answer(reading, job.prompt, decoding=decoding, think=job.think, progress=progress)
-        return Result(answer.text, (), answer.thinking, answer.report.after(earlier), answer.kept)
+        return _of(answer, earlier)
     own = replace(model.default_sampling(job.task, think=job.think), speed=model.facts.speed)
     sampling = _sampling(job, own)
     size = None if job.size == "model" else job.size
@@ -146,6 +148,23 @@ def run(
         if job.size is None and reading.picture_size is not None:
             made = made.scaled_to(reading.picture_size)
     return Result("", (made.image,), made.thinking, made.report.after(earlier), made.kept)
+
+
+def run_together(model: UnifiedModel, asked: Sequence[tuple[Prepared, Reading]], batch: int) -> list[Result]:
+    """Do questions about pictures that are read, up to `batch` of them, all with thinking or all without.
+
+    Raises:
+        SettingsError: the model cannot do what one of them says.
+    """
+    think = asked[0][0].job.think
+    decodings = [_decoding(each.job, model.thinking if think else Decoding()) for each, _ in asked]
+    questions = [(reading, each.job.prompt) for each, reading in asked]
+    return [_of(answer) for answer in model.answers(questions, decoding=decodings, think=think, batch=batch)]
+
+
+def _of(answer: Answer, earlier: Report | None = None) -> Result:
+    report = answer.report if earlier is None else answer.report.after(earlier)
+    return Result(answer.text, (), answer.thinking, report, answer.kept)
 
 
 def _sampling(job: Job, defaults: Sampling) -> Sampling:

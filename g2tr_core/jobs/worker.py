@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..umm.reading import Reading
 from .lists import Entry
 from .records import Job, Result, hash_of
 from .store import Store, as_file
-from .work import Prepared, prepare, read, run
+from .work import Prepared, prepare, read, run, run_together
 
 State = Literal["done", "found", "failed"]
 
@@ -30,6 +30,15 @@ class Waiting:
     key: str = ""
     prepared: Prepared | None = None
     error: G2TRError | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A question about pictures that are read, which waits for others to be answered with it."""
+
+    waiting: Waiting
+    prepared: Prepared
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,20 @@ class Worker:
         label: its name, for people.
         store: where results go; None keeps none, and finds none.
         picture: extension of pictures that are made, where there is no store.
+        together: how many answers are written together, see `UnifiedModel.answers`. Their readings are held meanwhile.
     """
 
     def __init__(
-        self, load: Callable[[], UnifiedModel], model: str, label: str, store: Store | None, picture: str = ".png"
+        self,
+        load: Callable[[], UnifiedModel],
+        model: str,
+        label: str,
+        store: Store | None,
+        picture: str = ".png",
+        together: int = 1,
     ) -> None:
         self._load, self._fingerprint, self._label, self._store, self._picture = load, model, label, store, picture
+        self._together = together
         self._model: UnifiedModel | None = None
 
     def open(self, entries: Sequence[Entry]) -> list[Waiting]:
@@ -109,37 +126,74 @@ class Worker:
                 keys.append("")
         return keys
 
-    def do(self, group: Sequence[Waiting]) -> Iterator[Outcome]:
-        """Do what `open` has made of jobs that share a reading, one by one.
+    def do(self, groups: Iterable[Sequence[Waiting]]) -> Iterator[Outcome]:
+        """Do what `open` has made of groups of jobs. Questions may wait for others to be answered together.
 
         Raises:
             CheckpointError: the model cannot be loaded.
             StoreError: a result cannot be written. What is done stays done.
         """
-        reading: Reading | None = None
-        for waiting in group:
-            entry, prepared = waiting.entry, waiting.prepared
-            if waiting.error is not None:
-                yield Outcome(entry, "", "failed", str(waiting.error))
-                continue
-            # The same picture under another name may have been done since this one was opened.
-            if prepared is None or self._finished(waiting):
-                yield Outcome(entry, waiting.key, "found")
-                continue
-            if self._model is None:
-                self._model = self._load()
-            try:
-                if reading is None and entry.job.images:
-                    reading = read(self._model, prepared, "answer" if entry.job.task == "ask" else "edit")
-                result = run(self._model, prepared, reading=reading)
-                said = self._record(waiting, result, reading)
-                content = self._content(result, said)
-            except G2TRError as error:
-                yield Outcome(entry, "", "failed", str(error))
-                continue
-            if self._store is not None:
-                self._store.keep(waiting.key, self._store.place_of(entry, waiting.key), content, said, by=entry.reading)
-            yield Outcome(entry, waiting.key, "done", "", said, content)
+        held: list[Held] = []
+        for group in groups:
+            reading: Reading | None = None
+            for waiting in group:
+                entry, prepared = waiting.entry, waiting.prepared
+                if any(waiting.key == each.waiting.key or entry.job.think != each.prepared.job.think for each in held):
+                    yield from self._answered(held)
+                    held = []
+                if waiting.error is not None:
+                    yield _failed(entry, waiting.error)
+                    continue
+                # The same picture under another name may have been done since this one was opened.
+                if prepared is None or self._finished(waiting):
+                    yield Outcome(entry, waiting.key, "found")
+                    continue
+                if self._model is None:
+                    self._model = self._load()
+                try:
+                    if reading is None and entry.job.images:
+                        reading = read(self._model, prepared, "answer" if entry.job.task == "ask" else "edit")
+                    if self._together > 1 and entry.job.task == "ask" and reading is not None:
+                        held.append(Held(waiting, prepared, reading))
+                        result = None
+                    else:
+                        result = run(self._model, prepared, reading=reading)
+                except G2TRError as error:
+                    yield _failed(entry, error)
+                    continue
+                if result is not None:
+                    yield self._kept(waiting, result, reading)
+                elif len(held) == self._together:
+                    yield from self._answered(held)
+                    held = []
+        yield from self._answered(held)
+
+    def _answered(self, held: Sequence[Held]) -> Iterator[Outcome]:
+        """Answer questions together; one by one where that fails, so that one of them does not fail all."""
+        if not held:
+            return
+        assert self._model is not None, "it has read something"
+        try:
+            results = run_together(self._model, [(each.prepared, each.reading) for each in held], self._together)
+        except G2TRError as error:
+            if len(held) == 1:
+                yield _failed(held[0].waiting.entry, error)
+                return
+            for each in held:
+                yield from self._answered([each])
+            return
+        for each, result in zip(held, results, strict=True):
+            yield self._kept(each.waiting, result, each.reading)
+
+    def _kept(self, waiting: Waiting, result: Result, reading: Reading | None) -> Outcome:
+        entry, said = waiting.entry, self._record(waiting, result, reading)
+        try:
+            content = self._content(result, said)
+        except G2TRError as error:
+            return _failed(entry, error)
+        if self._store is not None:
+            self._store.keep(waiting.key, self._store.place_of(entry, waiting.key), content, said, by=entry.reading)
+        return Outcome(entry, waiting.key, "done", "", said, content)
 
     def _finished(self, waiting: Waiting) -> bool:
         store, entry = self._store, waiting.entry
@@ -163,6 +217,10 @@ class Worker:
             counted = result.report.visual_tokens
             said["visual_tokens"] = [counted.before, counted.after]
         return said
+
+
+def _failed(entry: Entry, error: G2TRError) -> Outcome:
+    return Outcome(entry, "", "failed", str(error))
 
 
 def _hashes() -> Callable[[Path], str]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .attention import KeyValues, attention_weights
 from .blocks import Block, Memory, Remembering, Stream, apply, join
-from .kv_cache import GROWTH, KVCache, KVPrefix, Writer
+from .kv_cache import KVCache, KVPrefix, Writer
 from .operations import Operations
 from .pruning import Pruning, Seen, leave_earlier, left
 from .rope import Rotary, rotary_table, rotate
@@ -377,32 +377,6 @@ class LanguageModel(nn.Module):
         """Hidden states after the final norm [..., C] -> [..., vocabulary]."""
         scores: Tensor = self.lm_head(hidden)
         return scores
-
-
-class TextWriter:
-    """Decoding behind a prefix, token by token; the prefix stays as it is.
-
-    Args:
-        model: the weights.
-        prefix: what the text comes behind.
-        rows: most tokens that will be written. Room is made as they come: most texts are far shorter.
-    """
-
-    def __init__(self, model: LanguageModel, prefix: KVPrefix, rows: int) -> None:
-        self.model, self.position, self._writer = model, prefix.position, prefix.write(min(rows, GROWTH))
-
-    def __call__(self, token: Tensor) -> Tensor:
-        """Append a token, id [1] -> logits [vocabulary] for the next."""
-        ids = torch.full((1,), self.position, device=token.device)
-        block = Block(self.model.embed(token).unsqueeze(0), None, ids, 1, causal=True)
-        hidden, _ = self.model.model(block, self._writer)
-        self.position += 1
-        assert hidden is not None
-        return self.model.logits(hidden[0, -1])
-
-    def finish(self) -> KVPrefix:
-        """The prefix behind what was written."""
-        return self._writer.finish((self._writer.ends, self.position))[0]
 
 
 def _taken(table: Rotary, rows: Tensor) -> Rotary:

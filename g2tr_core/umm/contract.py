@@ -26,8 +26,8 @@ from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
 from ..generation.step_cache import StepCache
 from ..nn.attention import weight_channels
-from ..nn.decoder import TextWriter
 from ..nn.sizes import DecoderSizes
+from ..nn.text_writer import TextWriter
 from ..reduction import Reduced, Reduction
 from ..reduction.checks import check_dense
 from ..report import Change, DecoderCost, PrefilledBlock, Report, StepCost
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Reading)
 C = TypeVar("C")
 V = TypeVar("V", bound=nn.Module)
+
+MOST_TOGETHER = 1024  # answers
 
 
 @dataclass(frozen=True)
@@ -305,16 +307,49 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         Raises:
             SettingsError: the question is not a text, or the model cannot think before an answer.
         """
-        self.check_text("question", question)
-        self.check_thinking("answer", think)
-        checks.kind("reading", reading, Reading)
-        checks.kind("decoding", decoding, Decoding, or_none=True)
-        run = Run(self.device, progress)
-        written = self.write(reading, question, decoding or Decoding(), think, run)
-        reading.give_back()
-        choice = written.choice or Choice(reading.visual_tokens)
-        report = self.report(reading, written.blocks, run, choice.visual_tokens)
-        return Answer(written.text, written.thinking, report, choice.kept)
+        return self._answers([(reading, question)], [decoding or Decoding()], think, progress)[0]
+
+    @inference
+    def answers(
+        self,
+        asked: Sequence[tuple[R, str]],
+        *,
+        decoding: Decoding | Sequence[Decoding] | None = None,
+        think: bool = False,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Answer]:
+        """Answer several questions, about one reading or several, and write the answers together.
+
+        The weights are read once for all tokens of a step, where `answer` reads them for each: that is most of what
+        writing costs. Answers are those of `answer` but for rounding, which may turn a word where two are as likely.
+
+        Args:
+            asked: readings with their questions.
+            decoding: of all, or one each.
+            think: as `answer`.
+            batch: write so many together, and let every product have as many rows, however many texts there are. Then
+                an answer does not depend on what else is asked. None: all together, and as many rows as there are.
+            progress: told how long the longest answer is, as stage `decode`, for each batch.
+
+        Raises:
+            SettingsError: as `answer`.
+        """
+        if batch is not None:
+            checks.whole("batch", batch, low=1, high=MOST_TOGETHER)
+        decodings = list(decoding) if isinstance(decoding, Sequence) else [decoding or Decoding()] * len(asked)
+        if len(decodings) != len(asked):
+            raise SettingsError(
+                f"there are {len(decodings)} for {len(asked)} questions", where="decoding", fix="Give one, or one each"
+            )
+        size = batch or max(1, len(asked))
+        return [
+            answer
+            for start in range(0, len(asked), size)
+            for answer in self._answers(
+                asked[start : start + size], decodings[start : start + size], think, progress, batch
+            )
+        ]
 
     @inference
     def likelihood(self, reading: R, question: str, answer: str) -> Likelihood:
@@ -468,8 +503,15 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         """Prefill what every prompt of a purpose shares; the blocks of the main context."""
 
     @abstractmethod
-    def write(self, reading: R, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
-        """Prefill a question and decode the answer."""
+    def write(
+        self,
+        asked: Sequence[tuple[R, str]],
+        decodings: Sequence[Decoding],
+        think: bool,
+        run: Run,
+        batch: int | None = None,
+    ) -> list[Written]:
+        """Prefill questions, each behind its reading, and decode the answers together; `batch` as `TextWriters`."""
 
     @abstractmethod
     def begin_answer(self, reading: R, question: str, run: Run) -> tuple[Tensor, TextWriter]:
@@ -546,6 +588,31 @@ class UnifiedModel(ABC, Generic[R, C, V]):
                 where="think",
                 fix="Turn it off; it can reason before it makes an image",
             )
+
+    def _answers(
+        self,
+        asked: Sequence[tuple[R, str]],
+        decodings: Sequence[Decoding],
+        think: bool,
+        progress: Progress | None,
+        batch: int | None = None,
+    ) -> list[Answer]:
+        """Every answer goes this way."""
+        self.check_thinking("answer", think)
+        for (reading, question), decoding in zip(asked, decodings, strict=True):
+            self.check_text("question", question)
+            checks.kind("reading", reading, Reading)
+            checks.kind("decoding", decoding, Decoding)
+        run = Run(self.device, progress)
+        answers = []
+        for (reading, _), written in zip(asked, self.write(asked, decodings, think, run, batch), strict=True):
+            reading.give_back()
+            choice = written.choice or Choice(reading.visual_tokens)
+            report = self.report(reading, written.blocks, run, choice.visual_tokens)
+            if len(asked) > 1:
+                report.notes.append(f"{len(asked)} answers were written together, and times are those of all.")
+            answers.append(Answer(written.text, written.thinking, report, choice.kept))
+        return answers
 
     def _generate(
         self,

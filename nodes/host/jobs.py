@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +21,7 @@ from ...g2tr_core.errors import SettingsError
 from ...g2tr_core.files import is_folder, path_of, real
 from ...g2tr_core.generation.settings import Decoding
 from ...g2tr_core.images import to_tensor
-from ...g2tr_core.jobs.bulk import Tally, fingerprint
+from ...g2tr_core.jobs.bulk import Tally, fingerprint, together_said
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.umm.reading import Reading
 from ...g2tr_core.umm.registry import Purpose
@@ -32,15 +33,16 @@ SAMPLES = "g2tr samples"
 
 
 class QuestionModel:
-    """A managed model as `g2tr_core.jobs` asks it: nothing is kept from one picture to the next.
+    """A managed model as `g2tr_core.jobs` asks it: of pictures, nothing but their last readings is kept.
 
     Args:
         managed: the model.
+        together: how many readings are kept, for as many answers that are written together.
     """
 
-    def __init__(self, managed: ManagedModel) -> None:
+    def __init__(self, managed: ManagedModel, together: int = 1) -> None:
         self._managed = managed
-        self._last: ManagedReading | None = None
+        self._last: deque[ManagedReading] = deque(maxlen=together)
         self.thinking = managed.model.thinking
 
     def read(
@@ -55,15 +57,26 @@ class QuestionModel:
     ) -> Reading:
         """As the core's `read`."""
         pictures = [to_tensor(image) for image in images]
-        self._last = self._managed.read(pictures, reduction, purpose, think, priority, progress=cancelled, keep=False)
-        return self._last.reading
+        read = self._managed.read(pictures, reduction, purpose, think, priority, progress=cancelled, keep=False)
+        self._last.append(read)
+        return read.reading
 
     def answer(
         self, reading: Reading, question: str, *, decoding: Decoding, think: bool, progress: object = None
     ) -> Answer:
-        """As the core's `answer`, about what was read last."""
-        assert self._last is not None and self._last.reading is reading, "jobs about one picture come together"
-        return self._managed.answer(self._last, question, decoding, think, cancelled)
+        """As the core's `answer`, about one of the last readings."""
+        return self._managed.answer(self._kept(reading), question, decoding, think, cancelled)
+
+    def answers(
+        self, asked: Sequence[tuple[Reading, str]], *, decoding: Sequence[Decoding], think: bool, batch: int
+    ) -> list[Answer]:
+        """As the core's `answers`, about the last readings."""
+        known = [(self._kept(reading), question) for reading, question in asked]
+        return self._managed.answers(known, decoding, think, batch, cancelled)
+
+    def _kept(self, reading: Reading) -> ManagedReading:
+        (kept,) = [each for each in self._last if each.reading is reading]
+        return kept
 
 
 class Bar:
@@ -84,10 +97,10 @@ def cancelled(stage: str, done: int, total: int, preview: Tensor | None = None) 
     mm.throw_exception_if_processing_interrupted()
 
 
-def known_as(managed: ManagedModel) -> str:
-    """The fingerprint of a managed model's files and types."""
+def known_as(managed: ManagedModel, together: int) -> str:
+    """The fingerprint of a managed model's files and types, where so many answers are written together."""
     paths, said = managed.source
-    return fingerprint(paths, said)
+    return fingerprint(paths, [*said, *together_said(together)])
 
 
 def pictures_folder(name: str) -> Path:

@@ -128,6 +128,23 @@ class ManagedModel:
         with self._ready(self.model.memory_estimate.answering(own, decoding, think), reading):
             return self.model.answer(own, question, decoding=decoding, think=think, progress=progress)
 
+    def answers(
+        self,
+        asked: Sequence[tuple[ManagedReading, str]],
+        decodings: Sequence[Decoding],
+        think: bool,
+        batch: int,
+        progress: Told,
+    ) -> list[Answer]:
+        """Answer questions about readings, up to `batch` together; see `UnifiedModel.answers`."""
+        own = [(self.own(reading), question) for reading, question in asked]
+        estimate = self.model.memory_estimate
+        needed = sum(
+            estimate.answering(reading, decoding, think) for (reading, _), decoding in zip(own, decodings, strict=True)
+        )
+        with self._ready(needed, *dict.fromkeys(reading for reading, _ in asked)):
+            return self.model.answers(own, decoding=decodings, think=think, batch=batch, progress=progress)
+
     def edit(
         self, reading: ManagedReading, instruction: str, sampling: Sampling, size: Size, think: Decoding | None
     ) -> GeneratedImage:
@@ -143,11 +160,9 @@ class ManagedModel:
             return self.model.imagine(prompt, sampling, size=size, think=think, progress=self.progress())
 
     @contextmanager
-    def _ready(self, memory_required: int, reading: ManagedReading | None = None) -> Iterator[None]:
+    def _ready(self, memory_required: int, *readings: ManagedReading) -> Iterator[None]:
         """Have the manager load what a run needs, and make room for so many bytes beside it."""
-        whole = [self.vae_patcher]
-        if reading is not None:
-            whole.append(reading.patcher)
+        whole = [self.vae_patcher, *(reading.patcher for reading in readings)]
         mm.load_models_gpu([self.patcher, *whole], memory_required=memory_required)
         for patcher in whole:  # their layers do not follow their input from device to device
             if patcher.loaded_size() < patcher.model_size():
@@ -160,7 +175,7 @@ class ManagedModel:
                 with one_thread(self._caveat is not None and self.model.device.type == "cpu"):
                     yield
             finally:
-                if reading is not None:
+                for reading in readings:
                     reading.account()
         except OutOfMemoryError:
             mm.unload_all_models()
@@ -174,7 +189,7 @@ class ManagedModel:
             needed = self.model.memory_estimate.imagining(size, sampling, prompt.think)
         else:
             needed = self.model.memory_estimate.editing(self.own(reading), size, sampling, prompt.think)
-        with self._ready(needed, reading):
+        with self._ready(needed, *([] if reading is None else [reading])):
             prompt.contexts(self.model.latent_grid(size))
             prompt.forget()
 

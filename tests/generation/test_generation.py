@@ -151,19 +151,51 @@ def test_the_whole_timesteps_of_the_published_scheduler_follow_from_flow_times(s
         assert told.tolist() == solver._timesteps
 
 
+class Counting:
+    """Texts that count up."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+        self.kept: list[list[int]] = []
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.steps.append(tokens.tolist())
+        return torch.eye(10)[tokens + 1]
+
+    def keep(self, places: Sequence[int]) -> None:
+        self.kept.append(list(places))
+
+
 def test_a_text_ends_at_its_end_or_its_limit() -> None:
-    told, steps = [], []
-
-    def step(token: torch.Tensor) -> torch.Tensor:
-        steps.append(int(token))
-        return torch.eye(10)[int(token) + 1]
-
+    told: list[tuple[str, int, int]] = []
     run = Run(CPU, lambda *each: told.append(each[:3]))
-    assert decode(torch.eye(10)[3], step, {6}, Decoding(max_tokens=9), run, "decode") == [3, 4, 5]
-    assert steps == [3, 4, 5] and told == [("decode", n, 9) for n in (1, 2, 3)]
-    steps.clear()
-    assert decode(torch.eye(10)[3], step, {9}, Decoding(max_tokens=2), run, "decode") == [3, 4]
-    assert steps == [3], "nothing is computed behind the last token"
+    texts = Counting()
+    assert decode(torch.eye(10)[[3]], texts, {6}, [Decoding(max_tokens=9)], run, "decode") == [[3, 4, 5]]
+    assert texts.steps == [[3], [4], [5]] and told == [("decode", n, 9) for n in (1, 2, 3)]
+    texts = Counting()
+    assert decode(torch.eye(10)[[3]], texts, {9}, [Decoding(max_tokens=2)], run, "decode") == [[3, 4]]
+    assert texts.steps == [[3]], "nothing is computed behind the last token"
+
+
+def test_texts_end_one_by_one() -> None:
+    told: list[tuple[str, int, int]] = []
+    run, texts = Run(CPU, lambda *each: told.append(each[:3])), Counting()
+    limits = [Decoding(max_tokens=most) for most in (9, 9, 2, 9)]
+    assert decode(torch.eye(10)[[3, 6, 0, 4]], texts, {6}, limits, run, "decode") == [[3, 4, 5], [], [0, 1], [4, 5]]
+    assert texts.steps == [[3, 0, 4], [4, 5], [5]]
+    assert texts.kept == [[0, 2, 3], [0, 2], [0]], "places among those that went on"
+    assert told == [("decode", n, 9) for n in (1, 2, 3)]
+
+
+def test_each_text_draws_by_its_own_seed() -> None:
+    class Even(Counting):
+        def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(tokens), 10)
+
+    settings = [Decoding(max_tokens=6, temperature=1.0, seed=seed) for seed in (0, 1, 0)]
+    alone = [decode(torch.zeros(1, 10), Even(), (), [each], Run(CPU), "decode")[0] for each in settings]
+    assert decode(torch.zeros(3, 10), Even(), (), settings, Run(CPU), "decode") == alone
+    assert alone[0] == alone[2] != alone[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -172,9 +204,9 @@ def test_a_logit_that_is_no_number_ends_a_text_at_its_token(value: float, temper
     broken, decoding = torch.eye(10)[3], Decoding(temperature=temperature)
     broken[7] = value
     for good in (0, 2):
-        logits = iter([100 * torch.eye(10)[4]] * good + [broken])
+        logits = iter([100 * torch.eye(10)[[4]]] * good + [broken[None]])
         with pytest.raises(G2TRError, match=f"not-a-number in float32 at token {good + 1}"):
-            decode(next(logits), lambda _, rest=logits: next(rest), {9}, decoding, Run(CPU), "decode")
+            decode(next(logits), lambda _, rest=logits: next(rest), {9}, [decoding], Run(CPU), "decode")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,14 +87,21 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def do(
-    model: UnifiedModel, entries: list[Entry], out: Path, tell: Callable[[Tally], None] = lambda _: None, **how: object
+    model: UnifiedModel,
+    entries: list[Entry],
+    out: Path,
+    tell: Callable[[Tally], None] = lambda _: None,
+    together: int = 1,
+    **how: object,
 ) -> Tally:
-    return Bulk(lambda: model, "model", "demo", Store(out, **how), tell).run(entries)  # type: ignore[arg-type]
+    store = Store(out, **how)  # type: ignore[arg-type]
+    return Bulk(lambda: model, "model", "demo", store, tell, together).run(entries)
 
 
 class TestManyAsOne:
+    @pytest.mark.parametrize("together", [1, 5])
     def test_answers_are_those_of_single_calls_and_memory_stays_flat(
-        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
     ) -> None:
         out, entries = tmp_path / "out", of_folder(folder, "ask", [COLOR, COUNT], PLAIN, tmp_path / "out")
         assert len(entries) == 2 * (PICTURES + BROKEN)
@@ -107,12 +115,12 @@ class TestManyAsOne:
 
         def tell(tally: Tally) -> None:
             gc.collect(0)
-            assert sum(each() is not None for each in readings) <= 2, "one in use, one about to go"
+            assert sum(each() is not None for each in readings) <= together + 1, "those in use, one about to go"
             rss.append(psutil.Process().memory_info().rss)
 
         read = worker.read
         monkeypatch.setattr(worker, "read", reading)
-        tally = do(model, entries, out, tell)
+        tally = do(model, entries, out, tell, together)
         assert tally == Tally(total=136, done=2 * (PICTURES - 1), found=2, failed=2 * BROKEN)
         assert len(readings) == PICTURES - 1, "the second question reuses the reading, the twin the answers"
         assert rss[-1] - rss[len(rss) // 2] < 16 * 2**20
@@ -167,6 +175,25 @@ class TestManyAsOne:
         made = Image.open(tmp_path / str(results[3]["output"]))
         assert made.tobytes() == run(model, prepare(jobs[3])).images[0].tobytes()
         assert results[4]["text"] == run(model, prepare(jobs[4])).text
+
+    def test_questions_that_are_answered_together_fail_alone(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever their number: the product of every step has as many rows."""
+        pictures = [(folder / f"0{number}.png",) for number in (1, 2, 3, 4, 5)]
+        asked = [Job("ask", COLOR, picture, settings={"max_tokens": most + 1}) for most, picture in enumerate(pictures)]
+        asked[2] = replace(asked[2], prompt="word " * 10**5)
+        jobs = [*asked, Job("edit", "Make it purple.", pictures[0], settings={"steps": 1})]
+        rows: list[int] = []
+        head = model.network.language_model.lm_head
+        hook = head.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+        tally = do(model, [Entry(job, None) for job in jobs], tmp_path, together=4)
+        hook.remove()
+        assert (tally.done, tally.found, tally.failed) == (5, 0, 1) and set(rows) == {4}
+        (failure,) = lines(tmp_path / "failures.jsonl")
+        assert "is too long" in str(failure["error"])
+        texts = [line.get("text") for line in lines(tmp_path / "results.jsonl")]
+        assert texts == [run(model, prepare(job)).text for job in (*asked[:2], *asked[3:])] + [None]
 
     def test_a_fault_of_the_list_is_found_before_anything_is_done(self, model: UnifiedModel, tmp_path: Path) -> None:
         jobs = [
@@ -297,6 +324,17 @@ class TestKilled:
         kills, halfway = killed(command, out, took / 4)
         assert kills >= 8 and halfway >= 4, "it was killed at work"
         assert tree(out) == expected
+
+    def test_answers_that_are_written_together_too(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Though other answers are written together after each kill."""
+        monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
+        command = ["batch", "ask", str(folder), COLOR, "--max-tokens", "8", "--quiet", "--together", "4"]
+        took, expected = whole(command, tmp_path / "whole")
+        kills, halfway = killed(command, tmp_path / "killed", took / 4)
+        assert kills >= 4 and halfway >= 2, "it was killed at work"
+        assert tree(tmp_path / "killed") == expected
 
     def test_pictures_too(
         self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -89,10 +89,28 @@ def test_a_cancelled_run_keeps_what_is_done(places: Path, demo: Any, monkeypatch
     original = work.run
     monkeypatch.setattr(work, "run", cancelling)
     with pytest.raises(mm.InterruptProcessingException):
-        captions(places, demo)
+        captions(places, demo, together=1)
     assert sorted(path.name for path in folder.glob("*.txt")) == ["scene-1.txt", "scene-2.txt"]
     assert not list(folder.rglob("*.tmp"))
-    assert captions(places, demo)[0] == "4 written, 2 were there already, 0 left out"
+    assert captions(places, demo, together=1)[0] == "4 written, 2 were there already, 0 left out"
+
+
+def test_answers_are_written_together(places: Path, demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = module("nodes.host.memory")
+    asked = []
+    original = memory.ManagedModel.answers
+
+    def answers(self: Any, pairs: Any, *rest: Any) -> Any:
+        asked.append(len({id(reading) for reading, _ in pairs}))
+        return original(self, pairs, *rest)
+
+    monkeypatch.setattr(memory.ManagedModel, "answers", answers)
+    _, folder, _ = captions(places, demo)
+    texts = {path.name: path.read_text() for path in folder.glob("*.txt")}
+    assert asked == [4, 2] and len(texts) == 6
+    shutil.rmtree(folder)
+    captions(places, demo, together=1)
+    assert {path.name: path.read_text() for path in folder.glob("*.txt")} == texts and len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ STABLE = {  # saved workflows hold these: add, never rename
         "sheet table",
     ),
     "G2TRCaptionFolder": (
-        "model folder question max_tokens save_to replace reduction think temperature seed",
+        "model folder question max_tokens together save_to replace reduction think temperature seed",
         "summary saved_to",
     ),
     "G2TRToCore": ("model", "MODEL VAE"),

@@ -23,7 +23,7 @@ from g2tr_core.nn.decoder import Decoder, LanguageModel
 from g2tr_core.nn.kv_cache import Writer
 from g2tr_core.reduction import Reduced, Reduction
 from g2tr_core.reduction.contract import AfterEncoder, Candidates
-from g2tr_core.reduction.methods import METHODS
+from g2tr_core.reduction.methods import METHODS, PREFERRED
 from g2tr_core.run import Run
 from g2tr_core.umm import load
 from g2tr_core.umm.bagel.model import Bagel
@@ -103,6 +103,38 @@ def test_a_latent_is_made_only_for_methods_that_need_it(
     method = METHODS[name]  # what works in the decoder waits for the prompt, unless it begins before
     kept = 0.5 if isinstance(method, AfterEncoder) or method.select_first is not None else 1
     assert reading.visual_tokens.after == round(reading.visual_tokens.before * kept)
+
+
+@pytest.mark.parametrize("name", [PREFERRED, "fastv"])
+def test_answers_that_are_written_together_are_those_that_are_written_alone(model: UnifiedModel, name: str) -> None:
+    """Texts of several lengths, behind readings of several lengths, two of them about one."""
+    whole, half = model.read(PHOTO), model.read([SCENE, PHOTO], Reduction(0.5, 1, method=name))
+    asked = [(whole, "What is it?"), (half, "Which of the two is larger?"), (whole, "Why?"), (model.blank(), "Hi")]
+    limits = [Decoding(most, temperature=most / 10, seed=most) for most in (7, 1, 5, 3)]
+    alone = [model.answer(*each, decoding=limit) for each, limit in zip(asked, limits, strict=True)]
+    lengths: list[int] = []
+    together = model.answers(asked, decoding=limits, progress=lambda stage, done, *_: lengths.append(done))
+    assert lengths == sorted(set(lengths)) and 3 <= lengths[-1] <= 7, "so long that some end before others"
+    for one, other in zip(together, alone, strict=True):
+        assert (one.text, one.report.visual_tokens, one.report.kv_rows) == (
+            other.text,
+            other.report.visual_tokens,
+            other.report.kv_rows,
+        )
+        assert all(map(torch.equal, one.kept, other.kept)) and "4 answers" in one.report.notes[-1]
+    again = model.answers(asked, decoding=limits)
+    assert [each.text for each in again] == [each.text for each in alone], "a reading stays as it was"
+
+
+def test_questions_that_cannot_be_answered_together_say_why(model: UnifiedModel) -> None:
+    reading = model.blank()
+    assert model.answers([]) == []
+    with pytest.raises(SettingsError, match="decoding: there are 1 for 2 questions"):
+        model.answers([(reading, "What?"), (reading, "Why?")], decoding=[SHORT])
+    with pytest.raises(SettingsError, match="question"):
+        model.answers([(reading, "What?"), (reading, 3)])  # type: ignore[list-item]
+    with pytest.raises(SettingsError, match="reading"):
+        model.answers([(PHOTO, "What?")])  # type: ignore[list-item]
 
 
 def test_the_likelihood_of_an_answer_is_that_of_its_tokens(

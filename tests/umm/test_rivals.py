@@ -15,7 +15,8 @@ from torch import Tensor
 from g2tr_core.embedded import CHECKPOINT, INTERNVLU, PHOTO, SCENES
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.nn.blocks import Block
-from g2tr_core.nn.decoder import Decoder, Prefilled, TextWriter
+from g2tr_core.nn.decoder import Decoder, Prefilled
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.reduction import Reduction
 from g2tr_core.reduction.contract import InDecoder
 from g2tr_core.reduction.methods import METHODS

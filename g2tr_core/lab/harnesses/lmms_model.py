@@ -1,15 +1,15 @@
 """BAGEL and InternVL-U for lmms-eval, with any method of reduction.
 
-    lmms-eval --model g2tr --model_args pretrained=FOLDER,method=spread,keep_ratio=0.25 --tasks mme --batch_size 1
+    lmms-eval --model g2tr --model_args pretrained=FOLDER,method=spread,keep_ratio=0.25 --tasks mme --batch_size 8
 
-Arguments are those of `G2TR`. Requests about one picture that follow one another share one reading. Texts are written
-one after another whatever `--batch_size` says.
+Arguments are those of `G2TR`. Requests about one picture that follow one another share one reading. `--batch_size`
+answers are written together; each picture is read by itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lmms_eval.api.instance import GenerationResult, unwrap_generation_output
 from lmms_eval.api.model import lmms
 from PIL import Image
 
+from ... import checks
 from ...errors import SettingsError
 from ...files import path_of
 from ...generation.settings import Decoding
@@ -25,7 +26,8 @@ from ...images import open_image, save_image
 from ...reduction import Reduction
 from ...reduction.methods import PREFERRED, method_name
 from ...umm import load
-from .session import Session
+from ...umm.contract import MOST_TOGETHER
+from .session import Asked, Session
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 WEIGHTS = {"counts": True, "none": False, "method": None}
@@ -49,7 +51,8 @@ class G2TR(lmms):
         max_new_tokens: of an answer where the task does not say.
         dtype: "bfloat16", "float16" or "float32"; None for the checkpoint's, and float32 on a CPU.
         device: None for a GPU where there is one.
-        batch_size, max_batch_size: taken and not used.
+        batch_size: how many answers are written together. Each holds its reading meanwhile.
+        max_batch_size: taken and not used; no batch size is found by trying.
 
     Raises:
         G2TRError: an argument, or the checkpoint, is wrong.
@@ -100,11 +103,13 @@ class G2TR(lmms):
             options = {"dtype": torch.float32}
         self._session = Session(load(pretrained, device=where, **options), reduction)
         self._purpose, self._output, self._steps, self._seed = purpose, path_of(output, "output"), steps, seed
-        self._longest = max_new_tokens
+        self._longest, self._together = max_new_tokens, _whole_batch(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """An answer each; for edits, JSON with the file of the picture that was made."""
-        return [self._made(*request.args) for request in requests]
+        if self._purpose == "edit":
+            return [self._edited(*request.args) for request in requests]
+        return [text for batch in _batches(requests, self._together) for text in self._answered(batch)]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """The loss of an answer each, and whether it is what the model would say.
@@ -125,19 +130,23 @@ class G2TR(lmms):
         """Refused: a conversation of several rounds cannot be had yet."""
         raise SettingsError("the task has several rounds", where="--tasks", fix="Choose tasks with one question each")
 
-    def _made(self, context: str, settings: dict[str, Any], visuals: Any, number: int, task: str, split: str) -> str:
+    def _edited(self, context: str, settings: dict[str, Any], visuals: Any, number: int, task: str, split: str) -> str:
         _, pictures = self._document(visuals, number, task, split)
-        if self._purpose == "edit":
-            self._output.mkdir(parents=True, exist_ok=True)
-            made = self._session.edit(pictures, context, self._seed, steps=self._steps)
-            file = save_image(made, self._output / f"{task}_{split}_{number}.png")
-            return json.dumps({"text": "", "images": [str(file)]})
-        until = settings.get("until") or ()
-        text = self._session.answer(
-            pictures, context, self._decoding(settings), [until] if isinstance(until, str) else until
-        )
-        self.cache_hook.add_partial("generate_until", (context, settings), text)
-        return text
+        self._output.mkdir(parents=True, exist_ok=True)
+        made = self._session.edit(pictures, context, self._seed, steps=self._steps)
+        file = save_image(made, self._output / f"{task}_{split}_{number}.png")
+        return json.dumps({"text": "", "images": [str(file)]})
+
+    def _answered(self, requests: Sequence[Any]) -> list[str]:
+        asked = []
+        for context, settings, *document in (request.args for request in requests):
+            until = settings.get("until") or ()
+            stops = [until] if isinstance(until, str) else until
+            asked.append(Asked(self._document(*document)[1], context, self._decoding(settings), stops))
+        texts = self._session.answers(asked)
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args[:2], text)
+        return texts
 
     def _decoding(self, settings: dict[str, Any]) -> Decoding:
         """How a task wants answers to be written; without sampling the likeliest token each time."""
@@ -156,6 +165,18 @@ class G2TR(lmms):
             return None, []
         document = self.task_dict[task][split][number]
         return document, [_picture(each, f"{task}, document {number}") for each in visuals(document) or ()]
+
+
+def _whole_batch(size: int | str | None) -> int:
+    size = int(size) if isinstance(size, str) and size.isdecimal() else size
+    if size is not None:
+        checks.whole("batch_size", size, low=1, high=MOST_TOGETHER)
+    return 1 if size is None else int(size)
+
+
+def _batches(requests: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size]
 
 
 def _intact(pair: tuple[float, bool]) -> Any:

@@ -23,6 +23,23 @@ from ...umm.values import Likelihood
 PLACE = "<image>"  # where a picture stands in a text, as lmms-eval and the suites write it
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question about pictures.
+
+    Args:
+        pictures: in order.
+        text: the question; may say where the pictures stand.
+        decoding: how the answer is written.
+        stops: what ends the answer, wherever it comes first.
+    """
+
+    pictures: Sequence[Image.Image]
+    text: str
+    decoding: Decoding
+    stops: Sequence[str] = ()
+
+
 @dataclass
 class Session:
     """A model that keeps its last reading.
@@ -38,12 +55,11 @@ class Session:
     def __post_init__(self) -> None:
         self._known: tuple[bytes, Purpose, Reading] | None = None
 
-    def answer(self, pictures: Sequence[Image.Image], text: str, decoding: Decoding, stops: Sequence[str] = ()) -> str:
-        """What the model says, up to the first of `stops`."""
-        reading, question = self._read(pictures, text, "answer")
-        said = self.model.answer(reading, question, decoding=decoding).text
-        ends = [place for stop in stops if stop and (place := said.find(stop)) >= 0]
-        return said[: min(ends)] if ends else said
+    def answers(self, asked: Sequence[Asked]) -> list[str]:
+        """What the model says to each, written together."""
+        read = [self._read(each.pictures, each.text, "answer") for each in asked]
+        answers = self.model.answers(read, decoding=[each.decoding for each in asked])
+        return [_up_to(each.stops, answer.text) for each, answer in zip(asked, answers, strict=True)]
 
     def likelihood(self, pictures: Sequence[Image.Image], text: str, answer: str) -> Likelihood:
         """How likely an answer is."""
@@ -100,6 +116,11 @@ class Session:
             return blank
         reading: Reading = self.model.read(items, self.reduction, purpose=purpose)
         return reading
+
+
+def _up_to(stops: Sequence[str], said: str) -> str:
+    ends = [place for stop in stops if stop and (place := said.find(stop)) >= 0]
+    return said[: min(ends)] if ends else said
 
 
 def _key(items: Sequence[Image.Image | str]) -> bytes:

@@ -12,9 +12,9 @@ from ...checkpoints.tokenizer import encode
 from ...generation.decoding import decode
 from ...generation.guidance import renormalised
 from ...generation.settings import Decoding, Sampling
-from ...nn.decoder import TextWriter
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify, unpatchify
+from ...nn.text_writer import TextWriter, TextWriters
 from ...reduction import Reduced, Reduction, pool_latent
 from ...report import Change, PrefilledBlock, StepCost
 from ...run import Run
@@ -109,18 +109,29 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         """Prefill the contexts behind the pictures, unless the prompt is to choose among their tokens."""
         return [] if in_decoder(reading.reduction) else self._conversation(reading, purpose, think, run).blocks
 
-    def write(self, reading: BagelReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
-        """Prefill a question and decode the answer; an empty question lets the model go on from the inputs."""
-        conversation, choice = self._said(reading, "answer", think, question, run)
+    def write(
+        self,
+        asked: Sequence[tuple[BagelReading, str]],
+        decodings: Sequence[Decoding],
+        think: bool,
+        run: Run,
+        batch: int | None = None,
+    ) -> list[Written]:
+        """Prefill questions and decode the answers; an empty question lets the model go on from the inputs."""
+        said = [self._said(reading, "answer", think, question, run) for reading, question in asked]
         with run.stage("decode"):
-            text = self._decoded(conversation, decoding, "decode", run)
-        thinking, text = split_thinking(text) if think else ("", text)
-        return Written(text, thinking, conversation.blocks, choice)
+            texts = self._decoded([conversation for conversation, _ in said], decodings, "decode", run, batch)
+        parts = [split_thinking(text) if think else ("", text) for text in texts]
+        return [
+            Written(text, thinking, conversation.blocks, choice)
+            for (thinking, text), (conversation, choice) in zip(parts, said, strict=True)
+        ]
 
     def begin_answer(self, reading: BagelReading, question: str, run: Run) -> tuple[Tensor, TextWriter]:
         """Prefill a question: the logits [V] of the answer's first token, and what takes the tokens one by one."""
         conversation, _ = self._said(reading, "answer", False, question, run)
-        return self._begun(conversation, TEXT_ROOM)
+        writer = TextWriter(self.network.language_model, conversation.full, TEXT_ROOM)
+        return writer(self._starts(1)), writer
 
     def condition(
         self,
@@ -137,7 +148,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
         thought = think if isinstance(think, Thought) else Thought()
         if isinstance(think, Decoding):
             with run.stage("decode"):
-                written = self._decoded(conversation, think, "think", run)
+                written = self._decoded([conversation], [think], "think", run)[0]
             thought = Thought(written, tuple(self._ids(written, special_tokens=True).tolist()))
         if think is not None:
             with run.stage("prefill"):
@@ -239,17 +250,23 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
             log_weight=reading.log_weights[index],
         )
 
-    def _decoded(self, conversation: Conversation, decoding: Decoding, stage: str, run: Run) -> str:
-        """Write a text behind a conversation, which stays as it is."""
-        first, writer = self._begun(conversation, decoding.max_tokens)
-        ends = (self.network.tokens.im_end,)
-        text: str = self.tokenizer.decode(decode(first, writer, ends, decoding, run, stage))
-        return text
+    def _decoded(
+        self,
+        conversations: Sequence[Conversation],
+        decodings: Sequence[Decoding],
+        stage: str,
+        run: Run,
+        batch: int | None = None,
+    ) -> list[str]:
+        """Write a text behind each conversation, which stays as it is."""
+        rows = max(decoding.max_tokens for decoding in decodings)
+        texts = TextWriters(self.network.language_model, [each.full for each in conversations], rows, batch)
+        first, ends = texts(self._starts(len(conversations))), (self.network.tokens.im_end,)
+        return [self.tokenizer.decode(ids) for ids in decode(first, texts, ends, decodings, run, stage)]
 
-    def _begun(self, conversation: Conversation, rows: int) -> tuple[Tensor, TextWriter]:
-        """The logits of a text's first token, and what takes up to `rows` tokens."""
-        writer = TextWriter(self.network.language_model, conversation.full, rows)
-        return writer(torch.full((1,), self.network.tokens.im_start, device=self.device)), writer
+    def _starts(self, texts: int) -> Tensor:
+        """[B] what each text begins with."""
+        return torch.full((texts,), self.network.tokens.im_start, device=self.device)
 
     def _check_room(self, position: int, items: Sequence[Item]) -> None:
         """A picture takes one position or two, a text one a token."""

@@ -12,11 +12,11 @@ from ...generation.flow import Branches
 from ...generation.guidance import damped
 from ...generation.settings import Decoding, Guidance, Sampling
 from ...nn.attention import weight_channels
-from ...nn.decoder import TextWriter
+from ...nn.text_writer import TextWriter
 from ...reduction import Reduced, Reduction
 from ...report import Change, DecoderCost, PrefilledBlock, StepCost
 from ...run import Run
-from ..contract import Conditioned, Thought, UnifiedModel, Written
+from ..contract import Choice, Conditioned, Thought, UnifiedModel, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size
@@ -115,13 +115,25 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
             prefiller.unguided(reading, "edit", self._latents(reading, run))
         return [] if shared is None else self._blocks(reading, shared)
 
-    def write(self, reading: InternVLUReading, question: str, decoding: Decoding, think: bool, run: Run) -> Written:
-        """Prefill a question and decode the answer."""
+    def write(
+        self,
+        asked: Sequence[tuple[InternVLUReading, str]],
+        decodings: Sequence[Decoding],
+        think: bool,
+        run: Run,
+        batch: int | None = None,
+    ) -> list[Written]:
+        """Prefill questions and decode the answers."""
         prefiller = self.prefiller(run)
-        prompt = prefiller.prompt(reading, "answer", self._ids(prefiller, reading, "answer", question))
-        ids = prefiller.decoded(prompt, decoding, "decode")
-        choice = None if prompt.chosen is None else prompt.chosen.choice
-        return Written(self.words.text(ids), "", self._blocks(reading, prompt), choice)
+        prompts = [
+            prefiller.prompt(reading, "answer", self._ids(prefiller, reading, "answer", question))
+            for reading, question in asked
+        ]
+        texts = prefiller.decoded(prompts, decodings, "decode", batch)
+        return [
+            Written(self.words.text(ids), "", self._blocks(reading, prompt), _choice(prompt))
+            for (reading, _), prompt, ids in zip(asked, prompts, texts, strict=True)
+        ]
 
     def begin_answer(self, reading: InternVLUReading, question: str, run: Run) -> tuple[Tensor, TextWriter]:
         """Prefill a question: the logits [V] of the answer's first token, and what takes the tokens one by one."""
@@ -151,7 +163,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
         else:
             prompt = prefiller.prompt(reading, task, ids)
             if isinstance(think, Decoding):
-                written = prefiller.decoded(prompt, think, "think")
+                written = prefiller.decoded([prompt], [think], "think")[0]
                 thought = Thought(self.words.text(written), tuple(written))
             prompt = prefiller.extended(prompt, (*thought.ids, self.words.start), reading)
         full = PromptStates.of(prompt, self.words, reading.kept, latents, reading.log_weight)
@@ -162,7 +174,7 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
             self._blocks(reading, prompt),
             thought,
             _notes(sampling, len(full.states), self._visual_tokens(reading, prompt)),
-            None if prompt.chosen is None else prompt.chosen.choice,
+            _choice(prompt),
         )
 
     def denoiser(self, grid: Grid) -> InternVLUDenoiser:
@@ -247,6 +259,11 @@ class InternVLU(UnifiedModel[InternVLUReading, DiTConditioning, Autoencoder]):
     def _visual_tokens(self, reading: InternVLUReading, prompt: PromptPrefix) -> Change:
         """Where the prompt chose among them, what it chose."""
         return reading.visual_tokens if prompt.chosen is None else prompt.chosen.choice.visual_tokens
+
+
+def _choice(prompt: PromptPrefix) -> Choice | None:
+    """What a prompt chose among visual tokens, if it did."""
+    return None if prompt.chosen is None else prompt.chosen.choice
 
 
 def _notes(sampling: Sampling, states: int, visual_tokens: Change) -> list[str]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...generation.decoding import decode
 from ...generation.settings import Decoding
-from ...nn.decoder import TextWriter
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify
+from ...nn.text_writer import TextWriters
 from ...reduction import Reduced, Reduction
 from ...report import Change
 from ...run import Run
@@ -330,12 +330,15 @@ class Prefiller:
             reading.unguided = tuple(found)
         return reading.unguided
 
-    def decoded(self, prompt: PromptPrefix, decoding: Decoding, stage: str) -> list[int]:
-        """Write a text behind a prompt, which stays as it is."""
-        model = self.vlm.language_model
+    def decoded(
+        self, prompts: Sequence[PromptPrefix], decodings: Sequence[Decoding], stage: str, batch: int | None = None
+    ) -> list[list[int]]:
+        """Write a text behind each prompt, which stays as it is."""
+        model, rows = self.vlm.language_model, max(decoding.max_tokens for decoding in decodings)
         with self.run.stage("decode"):
-            writer = TextWriter(model, prompt.prefix, decoding.max_tokens)
-            return decode(model.logits(prompt.last), writer, self.words.ends, decoding, self.run, stage)
+            texts = TextWriters(model, [prompt.prefix for prompt in prompts], rows, batch)
+            first = torch.stack([model.logits(prompt.last) for prompt in prompts])
+            return decode(first, texts, self.words.ends, decodings, self.run, stage)
 
 
 def turn_with(encoding: EncodedInputs, text: str) -> str:

@@ -23,9 +23,9 @@ from g2tr_core.generation.flow import Branches
 from g2tr_core.generation.guidance import renormalised
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.nn.blocks import Block
-from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.kv_cache import KVCache, KVPrefix
 from g2tr_core.nn.patches import patchify, unpatchify
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.reduction import Reduction
 from g2tr_core.umm.bagel import preprocess
 from g2tr_core.umm.bagel.config import ResizeRule
@@ -237,12 +237,13 @@ class Replay:
             replay.check(f"ev{pictures[encoded[0] - 1].get('i', 0)}.vit.anchors", result[0])
             return result
 
-        def recording_write(conversation, *arguments):
+        def recording_write(conversations, *arguments):
+            (conversation,) = conversations
             if replay.record.get("understanding_output"):
                 replay._check_rows("gen", conversation.full)
-            text = write(conversation, *arguments)
+            texts = write(conversations, *arguments)
             replay._check_writing(conversation.full)
-            return text
+            return texts
 
         def recording_branches(conversation, *, image_guidance):
             replay._check_contexts(conversation)

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
-from g2tr_core.nn.decoder import TextWriter
 from g2tr_core.nn.operations import CastingLinear, casting
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.umm.bagel.checkpoint import Parts, load_parts
 from g2tr_core.umm.bagel.config import BagelConfig, ResizeRule, read_config
 from g2tr_core.umm.bagel.network import BagelNetwork, SpecialTokens

@@ -19,7 +19,7 @@ from g2tr_core.generation.flow import Branches, denoise
 from g2tr_core.generation.guidance import damped
 from g2tr_core.generation.settings import Decoding, Guidance, Sampling
 from g2tr_core.generation.solvers import MultistepDPM
-from g2tr_core.nn.decoder import TextWriter
+from g2tr_core.nn.text_writer import TextWriter
 from g2tr_core.reduction import Reduction
 from g2tr_core.run import Run
 from g2tr_core.umm.internvlu.model import InternVLU
@@ -157,7 +157,7 @@ class Replay:
         self.written = []
         for index, row in enumerate(rows):
             recorded = self.recorded["generated_ids"][index].tolist()
-            ours = self.prefiller.decoded(row, Decoding(max_tokens=limit), "decode")
+            ours = self.prefiller.decoded([row], [Decoding(max_tokens=limit)], "decode")[0]
             self.written.append(ours)
             if not whole[index]:
                 assert self.umm is not None, "only a reduction pads on the right"

@@ -101,7 +101,7 @@ def test_thinking_starts_from_the_same_reading(tiny: InternVLU, counting: Counti
 def test_the_whole_thought_reaches_the_dit(tiny: InternVLU, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published code drops one or two tokens, and fails where the end comes first."""
     written: list[int] = []
-    monkeypatch.setattr(prefix_module, "decode", lambda *rest: list(written))
+    monkeypatch.setattr(prefix_module, "decode", lambda *rest: [list(written)])
     reading, seen = tiny.read(PHOTO, purpose="edit"), []
     condition = tiny.condition
 
