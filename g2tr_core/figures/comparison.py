@@ -67,7 +67,7 @@ def sheet(entries: Sequence[Entry]) -> Image.Image:
 
 
 def table(entries: Sequence[Entry]) -> str:
-    """One line an entry, then the answers, where there are any.
+    """One line an entry, then a denoising step of each or the answers, whichever there are.
 
     Only what can be counted: a single run's time says more about what ran before it than about the ratio.
     """
@@ -78,6 +78,12 @@ def table(entries: Sequence[Entry]) -> str:
             f"{entry.ratio:6g} {tokens.after:8,} {megabytes(cache.after):>13} {cache.factor:7.2f}x "
             f"{operations(prefill.after):>14} {prefill.factor:7.2f}x"
         )
+    if all(entry.report.makes_picture for entry in entries):
+        lines.append(f"\n{'ratio':>6} {'rows of a step':>22} {'':8} {'a step':>14} {'':8}".rstrip())
+        for entry in entries:
+            rows, step = entry.report.step_rows, entry.report.step_flops
+            cost = f"{operations(step.after):>14} {step.factor:7.2f}x"
+            lines.append(f"{entry.ratio:6g} {rows.after:22,} {rows.factor:7.2f}x {cost}")
     lines.append("The factors are against all tokens.")
     answers = [f"\nkeep_ratio {entry.ratio:g}:\n{entry.result}" for entry in entries if isinstance(entry.result, str)]
     return "\n".join(lines + answers)

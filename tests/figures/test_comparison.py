@@ -84,6 +84,16 @@ def test_the_table_has_what_can_be_counted() -> None:
     assert max(map(len, lines)) <= 65, "a new node is as wide as that"
 
 
+def test_the_table_of_edits_has_a_denoising_step() -> None:
+    step = {"step_rows": Change(9000, 6550), "step_flops": Change(8 * 10**12, 4 * 10**12)}
+    picture = Image.new("RGB", (64, 64))
+    edits = [replace(each, report=replace(each.report, **step)) for each in (entry(1.0, picture), entry(0.5, picture))]
+    lines = table(edits).splitlines()
+    assert lines[4].split() == ["ratio", "rows", "of", "a", "step", "a", "step"]
+    assert lines[6].split() == ["0.5", "6,550", "1.37x", "4.00", "TFLOP", "2.00x"]
+    assert lines[-1].startswith("The factors") and max(map(len, lines)) <= 65
+
+
 def test_long_and_empty_answers_are_drawn() -> None:
     assert sheet([entry(1.0, "word " * 2000, 1), entry(0.5, "", 1)]).height < 1300
 
