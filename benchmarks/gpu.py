@@ -58,11 +58,12 @@ class Outcome:
 def parts(device: str, quick: bool) -> list[Part]:
     """All parts, the most telling first."""
     common = ("--device", device, *(("--quick",) if quick else ()))
-    timed = ("denoise", "edit", "prefill", "attention", "selection", "references", "reduction", "reuse")
+    timed = ("denoise", "edit", "prefill", "writing", "attention", "selection", "references", "reduction", "reuse")
     scripts = [Part(name, (f"benchmarks/{name}.py", *common)) for name in timed]
     loading = Part("loading", ("benchmarks/loading.py",))
     agreement = Part("agreement", ("-m", "benchmarks.agreement", "--device", device))
-    tests = Part("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/reduction/test_reduction_sync.py"))
+    files = ("reduction/test_reduction_sync.py", "nn/test_graphs.py", "nn/test_fp8_products.py")
+    tests = Part("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{each}" for each in files)))
     return [agreement, *scripts, loading, tests]
 
 

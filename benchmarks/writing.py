@@ -3,7 +3,7 @@
 A token of one answer reads all weights of the language model for a single row; tokens of several answers share them.
 Each answer stands behind a reading of its own, in random numbers, as long as one of BAGEL's at a keep ratio. *One
 reading* asks several questions about one picture: then attention copies the reading's rows for all answers but the
-first.
+first. On a GPU one answer is also written as a CUDA graph, as with `--compile`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
+from g2tr_core.nn.graphs import GraphedText, Graphs
 from g2tr_core.nn.kv_cache import KVPrefix
 from g2tr_core.nn.text_writer import TextWriters
 from g2tr_core.umm.contract import UnifiedModel
@@ -51,6 +52,19 @@ def writing(model: UnifiedModel, prefixes: Sequence[KVPrefix], steps: int) -> Ca
     return write
 
 
+def as_a_graph(model: UnifiedModel, prefix: KVPrefix, steps: int) -> Callable[[], None]:
+    """As `writing` behind one prefix, by a graph that an earlier round has made."""
+    language, token = model.network.language_model, torch.ones(1, dtype=torch.long, device=model.device)
+    graphs = Graphs()
+
+    def write() -> None:
+        text = GraphedText(language, graphs, prefix, steps)
+        for _ in range(steps):
+            text(token)
+
+    return write
+
+
 def asked(model: UnifiedModel, prefix: KVPrefix, questions: int) -> list[KVPrefix]:
     """The prefixes behind so many questions about one reading; all but the first are in caches of their own."""
     behind = []
@@ -66,9 +80,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.parser(__doc__, repeats=5)
     parser.add_argument("--together", type=common.count, nargs="+", default=[1, 2, 4, 8, 16], help="answers at once")
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.5, 0.1], help="keep ratios")
-    parser.add_argument("--steps", type=common.count, default=4, help="tokens of each")
+    parser.add_argument("--steps", type=common.count, help="tokens of each; default: 64 on a GPU, else 4")
     options = parser.parse_args(argv)
     common.settle(options)
+    options.steps = options.steps or (4 if options.device.type == "cpu" or options.quick else 64)
     return options
 
 
@@ -83,15 +98,17 @@ def main(argv: list[str] | None = None) -> int:
         most = max(options.together)
         apart, shared = [reading(model, rows) for _ in range(most)], asked(model, reading(model, rows), most)
         for name, prefixes in (("each its own", apart), ("one reading", shared)):
-            actions = {count: writing(model, prefixes[:count], options.steps) for count in options.together}
+            actions = {
+                f"{count} together": writing(model, prefixes[:count], options.steps) for count in options.together
+            }
+            if options.device.type == "cuda":
+                actions["one as a graph"] = as_a_graph(model, prefixes[0], options.steps)
             times = common.interleaved(actions, options.device, options.repeats)
-            each = {count: median(ms) / options.steps / count for count, ms in times.items()}
-            alone = each[min(each)]
-            lines.append(
-                [f"{ratio:g}, {name}", f"{rows:,}", *(f"{ms:,.2f} ({alone / ms:.2f}x)" for ms in each.values())]
-            )
+            texts = [*options.together, 1]
+            each = [median(ms) / options.steps / count for ms, count in zip(times.values(), texts, strict=False)]
+            lines.append([f"{ratio:g}, {name}", f"{rows:,}", *(f"{ms:,.2f} ({each[0] / ms:.2f}x)" for ms in each)])
     print(common.machine(options), end="\n\n")
-    print(common.table(["keep ratio, reading", "rows", *(f"{count} together" for count in options.together)], lines))
+    print(common.table(["keep ratio, reading", "rows", *times], lines))
     print(f"\nMilliseconds a token of one answer; medians of {options.repeats} rounds of {options.steps} tokens.")
     return 0
 

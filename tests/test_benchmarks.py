@@ -90,6 +90,14 @@ def test_products_prints_which_way_is_used(capsys: pytest.CaptureFixture[str]) -
     assert script("products").main(["--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Multiplied by this processor itself: bf16") and "\n| fp16, convolution |" in printed
+    assert "\n| bf16, gate, up, 1,026 rows |" in printed
+
+
+def test_writing_prints_what_a_token_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("writing").main(["--device", "cpu", "--quick", "--together", "1", "2", "--ratios", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "| keep ratio, reading | rows | 1 together | 2 together |" in printed
+    assert "\n| 0.5, each its own | 50 |" in printed and "\n| 0.5, one reading | 50 |" in printed
 
 
 def test_batch_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

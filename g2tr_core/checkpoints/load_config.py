@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import OutOfMemoryError, SettingsError, shown
 from ..nn.compiled import compile_regions
+from ..nn.graphs import use_graphs
 from ..nn.operations import FLOAT8, Operations, casting, loaded, multiplying
 from ..nn.packings.fp8_product import has_products
 from .packed import PackedTensor
@@ -52,7 +53,8 @@ class LoadConfig:
         fp8_products: multiply matrices in fp8 as they are, with activations rounded to fp8 too, instead of multiplying
             them out. Less exact; what a card gains has not been measured. See docs/quantised.md.
         defer_vae: load the autoencoder when it is first used: its imports take seconds, and questions seldom need it.
-        compile: run parts of the layers through `torch.compile`, see `nn.compiled`.
+        compile: run parts of the layers through `torch.compile` and texts as CUDA graphs, see `nn.compiled` and
+            `nn.graphs`.
 
     Raises:
         SettingsError: a type or device cannot be used.
@@ -176,6 +178,7 @@ def load_network(
         network.requires_grad_(False).eval().load_state_dict(weights, assign=True)
         if config.compile:
             compile_regions(network)
+            use_graphs(network)
         return network.requires_grad_(False)
     raise OutOfMemoryError(
         f"the weights do not fit on {config.device}",

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..nn.text_writer import Texts
 from ..run import Run, not_a_number
 from .settings import Decoding
 
 NOT_A_NUMBER = -1  # stands for a token
-
-
-class Texts(Protocol):
-    """Texts that are being written, each of its own."""
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Append a token to each, ids [B] -> logits [B, V] for the next."""
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with the texts at these places alone."""
 
 
 def decode(

@@ -61,7 +61,7 @@ def attention(query: Tensor, ranges: Sequence[KeyValues], *, causal: bool = Fals
     Returns:
         [n, H·D] or [B, n, H·D] in the dtype of `query`.
     """
-    return _attention(query, _joined(ranges, query), causal)
+    return _attention(query, joined(ranges, query.shape[:-3]), causal)
 
 
 def widened(query: Tensor, rows: KeyValues) -> tuple[Tensor, KeyValues]:
@@ -80,13 +80,18 @@ def widened(query: Tensor, rows: KeyValues) -> tuple[Tensor, KeyValues]:
     """
     key, value, log_weight = rows
     assert log_weight is not None, "there is nothing to widen for"
-    parts, rest = [], log_weight * query.shape[-1] ** 0.5
-    for _ in range(3):
-        parts.append(rest.to(key.dtype))
-        rest = rest - parts[-1]
-    channels = F.pad(torch.stack(parts, dim=-1), (0, CHANNELS - 3)).unsqueeze(1)  # [m, 1, 8]
+    channels = weight_parts(log_weight * query.shape[-1] ** 0.5, key.dtype).unsqueeze(1)  # [m, 1, 8]
     key = torch.cat([key, channels.expand(*key.shape[:-1], CHANNELS)], dim=-1)
     return F.pad(query, (0, CHANNELS), value=1.0), KeyValues(key, F.pad(value, (0, CHANNELS)))
+
+
+def weight_parts(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits of rows as the channels of their keys: [m] fp32 -> [m, 8] of another dtype."""
+    parts, rest = [], bias
+    for _ in range(3):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1]
+    return F.pad(torch.stack(parts, dim=-1), (0, CHANNELS - 3))
 
 
 def weight_channels(device: torch.device, dtype: torch.dtype, width: int) -> int:
@@ -108,7 +113,7 @@ def attention_weights(query: Tensor, ranges: Sequence[KeyValues], last: Tensor |
     Returns:
         [H, R, m] fp32; each row adds up to 1.
     """
-    key, _, log_weight = _joined(ranges, query)
+    key, _, log_weight = joined(ranges)
     heads = query.shape[1]
     keys = key.float().repeat_interleave(heads // key.shape[1], dim=1).transpose(0, 1)  # [H, m, D]
     scores = query.float().transpose(0, 1) @ keys.transpose(1, 2) / query.shape[-1] ** 0.5  # [H, R, m]
@@ -136,17 +141,16 @@ def attention_received(query: Tensor, key: Tensor) -> Tensor:
     return torch.stack(sums).sum(0) / (len(query) * query.shape[1])
 
 
-def _joined(ranges: Sequence[KeyValues], query: Tensor) -> KeyValues:
-    """All ranges as one; a single one as it is, without a copy.
+def joined(ranges: Sequence[KeyValues], batch: Sequence[int] = ()) -> KeyValues:
+    """All ranges as one, of the batch that they are attended to with; a single one as it is, without a copy.
 
     Joining copies the rows of one layer, which costs little beside attending to them (a step of BAGEL-7B at 1024 px
     reads 53 MB a layer and branch and computes 760 GFLOP with them), and a prefix stays as it is for others.
     """
     if len(ranges) == 1:
         return ranges[0]
-    batch = query.shape[:-3]
     key, value = (
-        torch.cat([part if part.ndim == query.ndim else part.expand(*batch, *part.shape) for part in parts], dim=-3)
+        torch.cat([part if part.ndim == len(batch) + 3 else part.expand(*batch, *part.shape) for part in parts], dim=-3)
         for parts in ([each.key for each in ranges], [each.value for each in ranges])
     )
     if all(each.log_weight is None for each in ranges):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import add
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,9 @@ from .operations import Operations
 from .pruning import Pruning, Seen, leave_earlier, left
 from .rope import Rotary, rotary_table, rotate
 from .sizes import DecoderSizes
+
+if TYPE_CHECKING:
+    from .graphs import Graphs
 
 Module = Callable[[Tensor], Tensor]  # one that `operations` made
 
@@ -337,6 +340,9 @@ class Decoder(nn.Module):
 class LanguageModel(nn.Module):
     """Decoder and vocabulary head; a level of the released names.
 
+    Attributes:
+        graphs: how texts are decoded by CUDA graphs (`graphs.Graphs`); None where they are not.
+
     Args:
         sizes: of the network.
         operations: where layers come from.
@@ -357,6 +363,7 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.compute_dtype = sizes, compute_dtype
+        self.graphs: Graphs | None = None
         self.model = Decoder(sizes, operations, generates=generates, qkv_bias=qkv_bias, **factory)
         self.lm_head = operations.Linear(sizes.hidden_size, sizes.vocab_size, bias=False, **factory)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,16 @@ from torch import Tensor
 from .blocks import Block
 from .decoder import LanguageModel
 from .kv_cache import GROWTH, KVPrefix, Writer
+
+
+class Texts(Protocol):
+    """Texts that are being written, each of its own."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Append a token to each, ids [B] -> logits [B, V] for the next."""
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the texts at these places alone."""
 
 
 class TextWriters:

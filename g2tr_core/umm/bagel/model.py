@@ -12,9 +12,10 @@ from ...checkpoints.tokenizer import encode
 from ...generation.decoding import decode
 from ...generation.guidance import renormalised
 from ...generation.settings import Decoding, Sampling
+from ...nn.graphs import texts_behind
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify, unpatchify
-from ...nn.text_writer import TextWriter, TextWriters
+from ...nn.text_writer import TextWriter
 from ...reduction import Reduced, Reduction, pool_latent
 from ...report import Change, PrefilledBlock, StepCost
 from ...run import Run
@@ -260,7 +261,7 @@ class Bagel(UnifiedModel[BagelReading, KVPrefix, Autoencoder]):
     ) -> list[str]:
         """Write a text behind each conversation, which stays as it is."""
         rows = max(decoding.max_tokens for decoding in decodings)
-        texts = TextWriters(self.network.language_model, [each.full for each in conversations], rows, batch)
+        texts = texts_behind(self.network.language_model, [each.full for each in conversations], rows, batch)
         first, ends = texts(self._starts(len(conversations))), (self.network.tokens.im_end,)
         return [self.tokenizer.decode(ids) for ids in decode(first, texts, ends, decodings, run, stage)]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...generation.decoding import decode
 from ...generation.settings import Decoding
+from ...nn.graphs import texts_behind
 from ...nn.kv_cache import KVPrefix
 from ...nn.patches import patchify
-from ...nn.text_writer import TextWriters
 from ...reduction import Reduced, Reduction
 from ...report import Change
 from ...run import Run
@@ -336,7 +336,7 @@ class Prefiller:
         """Write a text behind each prompt, which stays as it is."""
         model, rows = self.vlm.language_model, max(decoding.max_tokens for decoding in decodings)
         with self.run.stage("decode"):
-            texts = TextWriters(model, [prompt.prefix for prompt in prompts], rows, batch)
+            texts = texts_behind(model, [prompt.prefix for prompt in prompts], rows, batch)
             first = torch.stack([model.logits(prompt.last) for prompt in prompts])
             return decode(first, texts, self.words.ends, decodings, self.run, stage)
 
