@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -20,7 +19,7 @@ from .. import checks
 from ..checkpoints.stored import check_device
 from ..checkpoints.tokenizer import encode
 from ..errors import SettingsError
-from ..generation.flow import Branches, Denoiser, denoise
+from ..generation.flow import Denoiser, denoise
 from ..generation.guidance import Rule
 from ..generation.settings import Decoding, Sampling
 from ..generation.solvers import SolverName, solver
@@ -34,6 +33,7 @@ from ..report import Change, DecoderCost, PrefilledBlock, Report, StepCost
 from ..run import Progress, Run, check_finite, inference
 from .deferred import Deferred
 from .memory_estimate import MemoryEstimate
+from .prompted import Choice, Conditioned, Thought, Written
 from .pruning import in_decoder
 from .reading import (
     EncodedInputs,
@@ -55,56 +55,6 @@ C = TypeVar("C")
 V = TypeVar("V", bound=nn.Module)
 
 MOST_TOGETHER = 1024  # answers
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a prompt chose among visual tokens.
-
-    Args:
-        visual_tokens: of all pictures, before and after, averaged over the layers.
-        kept: [K] int64 for each picture, which tokens the last layer has; empty where the prompt did not choose.
-    """
-
-    visual_tokens: Change
-    kept: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class Written:
-    """A text that a model wrote and what was prefilled before it; `choice` where the prompt chose visual tokens."""
-
-    text: str
-    thinking: str
-    blocks: Sequence[PrefilledBlock]
-    choice: Choice | None = None
-
-
-@dataclass(frozen=True)
-class Thought:
-    """What a model wrote to itself before a picture, as people read it and as token ids."""
-
-    text: str = ""
-    ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Conditioned(Generic[C]):
-    """What a denoiser works beside.
-
-    Args:
-        branches: the contexts that guidance compares.
-        blocks: of the full context, for the report.
-        thought: what the model wrote to itself first.
-        notes: for the report.
-        choice: where the prompt chose among visual tokens; None where the reading's own count holds.
-    """
-
-    branches: Branches[C]
-    blocks: Sequence[PrefilledBlock]
-    thought: Thought = Thought()
-    notes: Sequence[str] = ()
-    choice: Choice | None = None
 
 
 class UnifiedModel(ABC, Generic[R, C, V]):

@@ -10,7 +10,7 @@ import torch
 from ...g2tr_core.generation.settings import Decoding
 from ...g2tr_core.reduction import Reduction
 from ...g2tr_core.run import Run
-from ...g2tr_core.umm.contract import Thought
+from ...g2tr_core.umm.prompted import Thought
 from ...g2tr_core.umm.reading import EncodedInputs, Reading
 from ...g2tr_core.umm.registry import ImageTask
 from ...g2tr_core.umm.values import Grid

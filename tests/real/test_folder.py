@@ -41,7 +41,7 @@ def test_the_template_captions_the_samples_and_then_finds_them(server: ComfyServ
     assert lines[0] == "6 written, 0 were there already, 0 left out" and "scene-1.txt: yellow" in lines
     assert (folder / "scene-1.txt").read_text() == "yellow\n" and len(list(folder.glob("*.txt"))) == 6
     told = [value for _, value, most in run.progress if most == 6]  # four are written together, and soon told
-    assert told == sorted(set(told)) and 2 <= len(told) and told[-1] == 6
+    assert told == sorted(set(told)) and len(told) >= 2 and told[-1] == 6
     again = shown(server.run(prompt), prompt)
     assert again[0] == "0 written, 6 were there already, 0 left out", "it looks anew, and answers nothing twice"
 

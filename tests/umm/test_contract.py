@@ -686,7 +686,7 @@ def test_numbers_that_break_while_denoising_are_an_error_at_their_step(
 
 
 def test_rows_of_a_long_answer_are_given_back(model: UnifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("g2tr_core.nn.decoder.GROWTH", 8)
+    monkeypatch.setattr("g2tr_core.nn.text_writer.GROWTH", 8)
     monkeypatch.setattr("g2tr_core.nn.kv_cache.GROWTH", 8)
     monkeypatch.setattr("g2tr_core.umm.bagel.model.TEXT_ROOM", 4)
     monkeypatch.setattr("g2tr_core.umm.internvlu.prefix.TEXT_ROOM", 4)

@@ -16,7 +16,8 @@ from ...nn.text_writer import TextWriter
 from ...reduction import Reduced, Reduction
 from ...report import Change, DecoderCost, PrefilledBlock, StepCost
 from ...run import Run
-from ..contract import Choice, Conditioned, Thought, UnifiedModel, Written
+from ..contract import UnifiedModel
+from ..prompted import Choice, Conditioned, Thought, Written
 from ..pruning import in_decoder
 from ..reading import TEXT_ROOM, EncodedInputs, Prepared
 from ..registry import ImageTask, Purpose, Size

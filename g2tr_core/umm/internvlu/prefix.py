@@ -23,7 +23,7 @@ from ...nn.patches import patchify
 from ...reduction import Reduced, Reduction
 from ...report import Change
 from ...run import Run
-from ..contract import Choice
+from ..prompted import Choice
 from ..pruning import PicturePruning
 from ..reading import TEXT_ROOM, EncodedInputs, Reading
 from ..registry import Purpose
