@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..errors import G2TRError, StoreError
+from ..errors import G2TRError, OutOfMemoryError, StoreError
 from ..images import encoded
 from ..umm.contract import UnifiedModel
 from ..umm.reading import Reading
@@ -137,8 +137,8 @@ class Worker:
         for group in groups:
             reading: Reading | None = None
             for waiting in group:
-                entry, prepared = waiting.entry, waiting.prepared
-                if any(waiting.key == each.waiting.key or entry.job.think != each.prepared.job.think for each in held):
+                entry, prepared, job = waiting.entry, waiting.prepared, waiting.entry.job
+                if any(waiting.key == each.waiting.key or job.think != each.prepared.job.think for each in held):
                     yield from self._answered(held)
                     held = []
                 if waiting.error is not None:
@@ -150,29 +150,46 @@ class Worker:
                     continue
                 if self._model is None:
                     self._model = self._load()
-                try:
-                    if reading is None and entry.job.images:
-                        reading = read(self._model, prepared, "answer" if entry.job.task == "ask" else "edit")
-                    if self._together > 1 and entry.job.task == "ask" and reading is not None:
-                        held.append(Held(waiting, prepared, reading))
-                        result = None
-                    else:
-                        result = run(self._model, prepared, reading=reading)
-                except G2TRError as error:
-                    yield _failed(entry, error)
+                if reading is None and job.images:
+                    found = self._read(prepared)
+                    if isinstance(found, OutOfMemoryError) and held:  # what waits takes memory, too
+                        yield from self._answered(held)
+                        held = []
+                        found = self._read(prepared)
+                    if isinstance(found, G2TRError):
+                        yield _failed(entry, found)
+                        continue
+                    reading = found
+                if self._together == 1 or job.task != "ask" or reading is None:
+                    yield self._done(waiting, prepared, reading)
                     continue
-                if result is not None:
-                    yield self._kept(waiting, result, reading)
-                elif len(held) == self._together:
+                held.append(Held(waiting, prepared, reading))
+                if len(held) == self._together:
                     yield from self._answered(held)
                     held = []
         yield from self._answered(held)
+
+    def _read(self, prepared: Prepared) -> Reading | G2TRError:
+        """The reading of a job's pictures, or why there is none."""
+        assert self._model is not None, "it is loaded first"
+        try:
+            return read(self._model, prepared, "answer" if prepared.job.task == "ask" else "edit")
+        except G2TRError as error:
+            return error
+
+    def _done(self, waiting: Waiting, prepared: Prepared, reading: Reading | None) -> Outcome:
+        assert self._model is not None, "it is loaded first"
+        try:
+            result = run(self._model, prepared, reading=reading)
+        except G2TRError as error:
+            return _failed(waiting.entry, error)
+        return self._kept(waiting, result, reading)
 
     def _answered(self, held: Sequence[Held]) -> Iterator[Outcome]:
         """Answer questions together; one by one where that fails, so that one of them does not fail all."""
         if not held:
             return
-        assert self._model is not None, "it has read something"
+        assert self._model is not None, "it is loaded first"
         try:
             results = run_together(self._model, [(each.prepared, each.reading) for each in held], self._together)
         except G2TRError as error:

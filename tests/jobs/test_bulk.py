@@ -23,7 +23,7 @@ from PIL import Image
 
 from g2tr_core.cli import batch, main
 from g2tr_core.embedded import CHECKPOINT
-from g2tr_core.errors import SettingsError, StoreError
+from g2tr_core.errors import OutOfMemoryError, SettingsError, StoreError
 from g2tr_core.jobs import worker
 from g2tr_core.jobs.bulk import Bulk, Tally, ahead, fingerprint
 from g2tr_core.jobs.lists import Entry, of_folder
@@ -194,6 +194,25 @@ class TestManyAsOne:
         assert "is too long" in str(failure["error"])
         texts = [line.get("text") for line in lines(tmp_path / "results.jsonl")]
         assert texts == [run(model, prepare(job)).text for job in (*asked[:2], *asked[3:])] + [None]
+
+    def test_readings_that_wait_make_room_where_memory_runs_out(
+        self, model: UnifiedModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, alive = worker.read, list[weakref.ref[object]]()
+
+        def full(*arguments: object) -> object:
+            gc.collect()
+            if sum(each() is not None for each in alive) == 2:
+                raise OutOfMemoryError("the GPU ran out of memory")
+            made = read(*arguments)  # type: ignore[arg-type]
+            alive.append(weakref.ref(made))
+            return made
+
+        monkeypatch.setattr(worker, "read", full)
+        pictures = [(folder / f"0{number}.png",) for number in (1, 2, 3, 4, 5)]
+        jobs = [Job("ask", COLOR, picture, settings=PLAIN.settings) for picture in pictures]
+        tally = do(model, [Entry(job, None) for job in jobs], tmp_path, together=4)
+        assert (tally.done, tally.failed) == (5, 0)
 
     def test_a_fault_of_the_list_is_found_before_anything_is_done(self, model: UnifiedModel, tmp_path: Path) -> None:
         jobs = [
