@@ -34,6 +34,8 @@ EVERY = 30.0  # seconds between lines of progress, where no bar is seen
 def run(args: Namespace, console: Console) -> int:
     """Do the jobs; 1 where some failed."""
     checks.whole("--together", args.together, low=1, high=MOST_TOGETHER)
+    if args.together > 1 and args.task != "ask" and args.jobs is None:
+        raise SettingsError("pictures are made one by one", where="--together", fix="Leave it out, it is for answers")
     cluster = _cluster(args)
     entries, folder = _listed(args)
     part = args.shard or (1, 1)

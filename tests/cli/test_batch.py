@@ -113,6 +113,8 @@ def test_texts_become_pictures_and_pictures_others(tmp_path: Path, folder: Path)
         (["ask", ".", "Q", "--format", "parquet"], "--output: nothing says where the table goes"),
         (["edit", ".", "Q", "-o", "a.parquet"], "--format: a table holds answers, no pictures"),
         (["ask", ".", "Q", "-o", "a.parquet"], "writing Parquet needs pyarrow, which is not installed. Run: pip"),
+        (["ask", ".", "Q", "--together", "1025"], "--together: 1025 is out of range"),
+        (["edit", ".", "Q", "-o", "out", "--together", "2"], "--together: pictures are made one by one"),
         (["ask", ".", "Q", "--workers", "2"], "--workers: workers are Ray's"),
         (["ask", ".", "Q", "--ray", "--device", "cuda:1"], "--device: Ray gives each worker a GPU of its own"),
         (["ask", ".", "Q", "--ray"], "ray: Ray is not installed. Run: pip install 'g2tr[ray]'"),
