@@ -184,7 +184,7 @@ def _core_start(scene: str) -> Column:
 
 
 def _prompt(words: str) -> Node:
-    return Node("G2TRConditioning", 230, {"reading": Link("read", "reading"), "text": words})
+    return Node("G2TRConditioning", 300, {"reading": Link("read", "reading"), "text": words})
 
 
 def _ksampled(latent: Link, denoise: float = 1.0, height: int = 270, seed: int = 0) -> Node:
@@ -215,7 +215,7 @@ def _ksampler() -> Template:
 
 def _seeds() -> Template:
     core = Node("G2TRToCore", 60, {"model": Link("model", "model")})
-    said = Node("G2TRConditioning", 230, {"model": Link("model", "model"), "text": module(SAMPLES).SAMPLE.text})
+    said = Node("G2TRConditioning", 300, {"model": Link("model", "model"), "text": module(SAMPLES).SAMPLE.text})
     first = {"model": _load(), "core": core, "said": said}
     first["batch"] = Node("RepeatLatentBatch", 60, {"samples": Link("said", "latent"), "amount": 4})
     last = {
