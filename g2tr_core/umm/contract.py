@@ -257,7 +257,7 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         Raises:
             SettingsError: the question is not a text, or the model cannot think before an answer.
         """
-        return self._answers([(reading, question)], [decoding or Decoding()], think, progress)[0]
+        return self.answers([(reading, question)], decoding=decoding, think=think, progress=progress)[0]
 
     @inference
     def answers(
@@ -287,7 +287,9 @@ class UnifiedModel(ABC, Generic[R, C, V]):
         """
         if batch is not None:
             checks.whole("batch", batch, low=1, high=MOST_TOGETHER)
-        decodings = list(decoding) if isinstance(decoding, Sequence) else [decoding or Decoding()] * len(asked)
+        if decoding is None:
+            decoding = Decoding()
+        decodings = list(decoding) if isinstance(decoding, Sequence) else [decoding] * len(asked)
         if len(decodings) != len(asked):
             raise SettingsError(
                 f"there are {len(decodings)} for {len(asked)} questions", where="decoding", fix="Give one, or one each"

@@ -143,7 +143,7 @@ class G2TR(lmms):
             until = settings.get("until") or ()
             stops = [until] if isinstance(until, str) else until
             asked.append(Asked(self._document(*document)[1], context, self._decoding(settings), stops))
-        texts = self._session.answers(asked)
+        texts = self._session.answers(asked, self._together)
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args[:2], text)
         return texts

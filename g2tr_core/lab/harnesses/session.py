@@ -55,10 +55,10 @@ class Session:
     def __post_init__(self) -> None:
         self._known: tuple[bytes, Purpose, Reading] | None = None
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        """What the model says to each, written together."""
+    def answers(self, asked: Sequence[Asked], batch: int | None = None) -> list[str]:
+        """What the model says to each, written together; `batch` as in `UnifiedModel.answers`."""
         read = [self._read(each.pictures, each.text, "answer") for each in asked]
-        answers = self.model.answers(read, decoding=[each.decoding for each in asked])
+        answers = self.model.answers(read, decoding=[each.decoding for each in asked], batch=batch)
         return [_up_to(each.stops, answer.text) for each, answer in zip(asked, answers, strict=True)]
 
     def likelihood(self, pictures: Sequence[Image.Image], text: str, answer: str) -> Likelihood:
