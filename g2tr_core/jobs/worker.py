@@ -148,8 +148,6 @@ class Worker:
                 if prepared is None or self._finished(waiting):
                     yield Outcome(entry, waiting.key, "found")
                     continue
-                if self._model is None:
-                    self._model = self._load()
                 if reading is None and job.images:
                     found = self._read(prepared)
                     if isinstance(found, OutOfMemoryError) and held:  # what waits takes memory, too
@@ -171,16 +169,16 @@ class Worker:
 
     def _read(self, prepared: Prepared) -> Reading | G2TRError:
         """The reading of a job's pictures, or why there is none."""
-        assert self._model is not None, "it is loaded first"
+        model = self._loaded()
         try:
-            return read(self._model, prepared, "answer" if prepared.job.task == "ask" else "edit")
+            return read(model, prepared, "answer" if prepared.job.task == "ask" else "edit")
         except G2TRError as error:
             return error
 
     def _done(self, waiting: Waiting, prepared: Prepared, reading: Reading | None) -> Outcome:
-        assert self._model is not None, "it is loaded first"
+        model = self._loaded()
         try:
-            result = run(self._model, prepared, reading=reading)
+            result = run(model, prepared, reading=reading)
         except G2TRError as error:
             return _failed(waiting.entry, error)
         return self._kept(waiting, result, reading)
@@ -189,9 +187,9 @@ class Worker:
         """Answer questions together; one by one where that fails, so that one of them does not fail all."""
         if not held:
             return
-        assert self._model is not None, "it is loaded first"
+        model = self._loaded()
         try:
-            results = run_together(self._model, [(each.prepared, each.reading) for each in held], self._together)
+            results = run_together(model, [(each.prepared, each.reading) for each in held], self._together)
         except G2TRError as error:
             if len(held) == 1:
                 yield _failed(held[0].waiting.entry, error)
@@ -211,6 +209,10 @@ class Worker:
         if self._store is not None:
             self._store.keep(waiting.key, self._store.place_of(entry, waiting.key), content, said, by=entry.reading)
         return Outcome(entry, waiting.key, "done", "", said, content)
+
+    def _loaded(self) -> UnifiedModel:
+        self._model = self._model or self._load()
+        return self._model
 
     def _finished(self, waiting: Waiting) -> bool:
         store, entry = self._store, waiting.entry

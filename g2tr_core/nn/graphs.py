@@ -195,8 +195,7 @@ class GraphedText:
 
     def __init__(self, model: LanguageModel, graphs: Graphs, prefix: KVPrefix, rows: int) -> None:
         self._model, self._graphs = model, graphs
-        self._left = min(rows, GROWTH)
-        self._step = graphs.take(model, prefix.length + self._left, prefix.cache.device)
+        self._step = graphs.take(model, prefix.length + min(rows, GROWTH), prefix.cache.device)
         self._left = self._step.bucket.rows - prefix.length
         self._step.bucket.fill(prefix)
         self._step.position.fill_(prefix.position)

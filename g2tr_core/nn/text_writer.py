@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import Block
+from .blocks import Block, Memory
 from .decoder import LanguageModel
 from .kv_cache import GROWTH, KVPrefix, Writer
 
@@ -47,11 +47,14 @@ class TextWriters:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Append a token to each text, ids [B] -> logits [B, vocabulary] for the next."""
-        texts = len(tokens)
-        idle = (self._batch or texts) - texts
-        ids, positions = F.pad(tokens, (0, idle)), F.pad(self._positions, (0, 0, 0, idle))
+        texts, ids, positions = len(tokens), tokens, self._positions
+        memory: Memory = self._writers[0]
+        if idle := (self._batch or texts) - texts:
+            ids, positions = F.pad(ids, (0, idle)), F.pad(positions, (0, 0, 0, idle))
+        if texts + idle > 1:
+            memory = _Apart(self._writers)
         block = Block(self.model.embed(ids).unsqueeze(1), None, positions, 1, causal=True)
-        hidden, _ = self.model.model(block, _Apart(self._writers))
+        hidden, _ = self.model.model(block, memory)
         self._positions = self._positions + 1
         assert hidden is not None
         return self.model.logits(hidden[:, -1])[:texts]
@@ -106,4 +109,4 @@ class _Apart:
         ]
         if idle := len(query) - len(mixed):
             mixed.append(mixed[0].new_zeros(idle, *mixed[0].shape[1:]))
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return torch.cat(mixed)
