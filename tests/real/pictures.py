@@ -26,7 +26,7 @@ from tests.real.comfy_server import PROMPTS, REPOSITORY, WORKFLOWS, ComfyServer,
 SCREENSHOTS = REPOSITORY / "docs" / "screenshots"
 HELP = REPOSITORY / "web" / "docs"
 THUMBNAIL = (480, 360)
-SCREENSHOT = (1440, 1080)
+SCREENSHOT = (1280, 1080)
 GAP, LETTERS = 4, 26  # pixels; the editor shows thumbnails at little more than half of their size
 WORDS = ("question", "instruction", "prompt", "text")
 
@@ -65,7 +65,7 @@ def screenshots(server: ComfyServer) -> None:
     for path in files.values():
         picture = Image.open(path)
         picture.thumbnail(SCREENSHOT, Image.Resampling.LANCZOS)
-        picture.save(path, quality=80, optimize=True)
+        picture.save(path, quality=70, optimize=True)  # all of them travel with the pack
 
 
 def nodes(server: ComfyServer) -> None:
